@@ -1,0 +1,62 @@
+"""What the worker thread needs of whoever does the drawing: the Engine protocol.
+
+`jobs` knows no torch and `engine` knows no job: they meet in these few methods, all of them
+called on the worker thread alone (but for `models`, which may be called from any thread).
+A *key* is the job's name for a request, unique in this server; the engine gives it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from runai.schema.events import JobEvent, ModelInfo
+from runai.schema.requests import GenerationRequest
+
+
+class Engine(Protocol):
+    """Draws requests, many at a time, one denoising step of one batch per call."""
+
+    def is_warm(self, request: GenerationRequest) -> bool:
+        """Whether the request's model is in memory, so that admitting it loads nothing."""
+        ...
+
+    def has_room(self) -> bool:
+        """Whether one more request may be admitted beside those that are being drawn."""
+        ...
+
+    def model_of(self, request: GenerationRequest) -> str:
+        """The name of the model a request will be drawn with; raises ModelNotFound."""
+        ...
+
+    def admit(self, key: str, request: GenerationRequest) -> None:
+        """Take a request up: load its model if need be, encode its prompt and images.
+
+        Blocks as long as that takes. Raises a RunAIError if it cannot be drawn; then the
+        request is not in the engine.
+        """
+        ...
+
+    def step(self) -> Sequence[tuple[str, JobEvent]]:
+        """Do one denoising step of one batch; what came of it, by key.
+
+        Events carry the request's own id. A request's `completed` or `failed` is its last
+        event, and it is no longer in the engine then. Does nothing when nothing is admitted.
+        """
+        ...
+
+    def drop(self, key: str) -> None:
+        """Forget a request at once; unknown keys are ignored."""
+        ...
+
+    def is_busy(self) -> bool:
+        """Whether any request is admitted and unfinished."""
+        ...
+
+    def models(self) -> list[ModelInfo]:
+        """The catalogue. May be called from any thread."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything held."""
+        ...

@@ -1,0 +1,247 @@
+"""The vocabulary of the original server's Krita plugin.
+
+A request is `{"action": A, "options": {…}}`; the options carry the keys of all four tabs in
+every request, prefixed, so only those with the action's own prefix are read. Numbers may be
+strings (they pass through an INI file). The plugin breaks for good on an `image` or progress
+message with a key missing, so both are always sent whole; it ignores every other message,
+which is why errors and cancellations go out in their native form.
+
+What it cannot say is not invented: sizes and prompts come from the request, only the names
+are changed. An error names the plugin's own key.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from runai.errors import InvalidField, NotOffered, UnknownAction
+from runai.schema import codec
+from runai.schema.dialects import Spoken
+from runai.schema.events import Canceled, Completed, Event, Failed, Loading, Progress
+
+TASKS = ("txt2img", "img2img", "inpaint", "outpaint")
+REFUSED = {
+    "update": NotOffered(
+        "This server does not replace itself over the network.",
+        hint="Install a newer version by hand.",
+        field="action",
+    ),
+    "convert": NotOffered(
+        "This server writes no files, and so converts none.",
+        hint="No need to: .ckpt, .safetensors and diffusers folders are all loaded as they are.",
+        field="action",
+    ),
+}
+PROGRESS_ACTION = 4
+_numbers = itertools.count(1)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("text")
+    return value
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError("a whole number")
+    try:
+        number = float(value) if not isinstance(value, str) or "." in value else int(value)
+        if number != int(number):
+            raise ValueError
+    except (ValueError, OverflowError):
+        raise ValueError("a whole number") from None
+    return int(number)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError("a number")
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        raise ValueError("a number") from None
+
+
+def _truth(value: Any) -> bool:
+    known = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+    found = known.get(str(value).strip().lower())
+    if found is None:
+        raise ValueError("true or false")
+    return found
+
+
+@dataclass(frozen=True)
+class Option:
+    """One row: the plugin's key (`A_` = prefixed by the action), our field, how it is read."""
+
+    key: str
+    field: str
+    read: Callable[[Any], Any]
+    tasks: tuple[str, ...] = TASKS
+
+
+OPTIONS = (
+    Option("A_prompt", "prompt", _text),
+    Option("A_negative_prompt", "negative_prompt", _text),
+    Option("A_steps", "num_inference_steps", _integer),
+    Option("A_scale", "guidance_scale", _number),
+    Option("A_seed", "seed", _integer),
+    Option("A_width", "width", _integer),
+    Option("A_height", "height", _integer),
+    Option("A_ddim_eta", "eta", _number),
+    Option("A_scheduler", "sampler", _text),
+    Option("A_strength", "strength", _number, ("img2img",)),
+    Option("do_nsfw_filter", "nsfw_filter", _truth),
+    Option("pixels", "image", _text, ("img2img", "inpaint", "outpaint")),
+    Option("mask", "mask_image", _text, ("inpaint", "outpaint")),
+)
+DEFAULTS: dict[str, Any] = {"seed": 42, "width": 512, "height": 512, "sampler": "euler_a"}
+
+
+@dataclass(frozen=True)
+class KritaReply:
+    """What the plugin wants repeated in every answer to a request."""
+
+    reqtype: str
+    pos_x: int = 0
+    pos_y: int = 0
+
+    def render(self, event: Event) -> list[bytes]:
+        if isinstance(event, Progress):
+            # its bar runs 0..total-1; step == total would reset it
+            return [self._progress(max(event.step - 1, 0), event.total)]
+        if isinstance(event, Loading):
+            return [self._progress(0, 0)]  # shown as "busy"
+        if isinstance(event, Completed):
+            return [self._image(picture.png) for picture in event.images]
+        if isinstance(event, (Failed, Canceled)):
+            return [codec.encode(event), self._progress(1, 1)]  # step == total: bar at rest
+        return []
+
+    def _image(self, png: bytes) -> bytes:
+        image = base64.b64encode(png).decode("ascii")
+        return _body(image=image, reqtype=self.reqtype, pos_x=self.pos_x, pos_y=self.pos_y)
+
+    def _progress(self, step: int, total: int) -> bytes:
+        return _body(action=PROGRESS_ACTION, reqtype=self.reqtype, step=step, total=total)
+
+
+def _body(**message: Any) -> bytes:
+    return json.dumps(message).encode("ascii")
+
+
+def greeting(version: str) -> bytes:
+    """The message the plugin expects on connecting; nothing is fetched to fill it."""
+    return _body(
+        versions={
+            "latest_ksd_version": "",
+            "latest_runai_version": version,
+            "current_runai_version": version,
+        }
+    )
+
+
+def reply_to(message: dict[str, Any]) -> KritaReply:
+    """The Reply to a message in this vocabulary, however broken."""
+    action = message.get("action")
+    options = message.get("options")
+    if action not in TASKS:
+        action = TASKS[0]
+    if not isinstance(options, dict):
+        return KritaReply(str(action))
+    return KritaReply(str(action), _position(options, "pos_x"), _position(options, "pos_y"))
+
+
+def _position(options: dict[str, Any], key: str) -> int:
+    try:
+        return _integer(options.get(key) or 0)
+    except ValueError:
+        return 0
+
+
+def parse(message: dict[str, Any]) -> Spoken:
+    """A plugin's message as the native request it means."""
+    action = message.get("action")
+    if isinstance(action, str) and action in REFUSED:
+        raise REFUSED[action]
+    if action not in TASKS:
+        known = ", ".join(TASKS)
+        raise UnknownAction(
+            f"There is no action {action!r}.",
+            hint=f"Use one of: {known}; or send a `type` (docs/protocol.md).",
+            field="action",
+        )
+    options = message.get("options")
+    if not isinstance(options, dict):
+        raise InvalidField("The options must be a JSON object.", field="options")
+    fields = _fields(str(action), options)
+    try:
+        request = codec.parse_task(fields)
+    except InvalidField as error:
+        error.field = _key_of(error.field, str(action))
+        raise
+    return Spoken(request, reply_to(message))
+
+
+def _fields(action: str, options: dict[str, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "task": action,
+        "id": f"krita-{next(_numbers)}",
+        **DEFAULTS,
+        **_model(action, options),
+        "num_images": _read(Option("A_n_samples", "", _integer), action, options, 1)
+        * _read(Option("A_n_iter", "", _integer), action, options, 1),
+    }
+    for option in OPTIONS:
+        value = _read(option, action, options, None)
+        if action in option.tasks and value is not None:
+            fields[option.field] = value
+    return fields
+
+
+def _read(option: Option, action: str, options: dict[str, Any], default: Any) -> Any:
+    key = _key(option, action)
+    value = options.get(key)
+    if value is None or action not in option.tasks:
+        return default
+    try:
+        return option.read(value)
+    except ValueError as wanted:
+        shown = repr(value)[:60]
+        raise InvalidField(f"It must be {wanted}, not {shown}.", field=key) from None
+
+
+def _key(option: Option, action: str) -> str:
+    return option.key.replace("A_", f"{action}_", 1) if option.key[:2] == "A_" else option.key
+
+
+def _key_of(field: str | None, action: str) -> str | None:
+    for option in OPTIONS:
+        if option.field == field:
+            return _key(option, action)
+    return f"{action}_n_samples" if field == "num_images" else field
+
+
+def _model(action: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The model's name and version.
+
+    A fresh profile names a model that exists nowhere, with both paths empty: then the
+    version's default model is meant.
+    """
+    base = str(options.get("model_base_path") or "")
+    candidates = (f"{action}_model", "model", "model_path", f"{action}_model_path")
+    name = next((str(options[key]) for key in candidates if options.get(key)), "")
+    if base and name.startswith(base):
+        name = name[len(base) :].lstrip("/\\")
+    version = str(options.get("version") or "v1")[:2]
+    return {
+        "model": name,
+        "model_version": version if version in ("v1", "v2") else "v1",
+        "model_fallback": not base and not options.get("model_path"),
+    }

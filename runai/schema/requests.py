@@ -1,0 +1,115 @@
+"""What a client may ask, in the native protocol's words (those of diffusers).
+
+Every message is one JSON object with a `type`. `generate` has four tasks that share their
+fields. Units: sizes in pixels of the finished picture, strength and eta from 0 to 1,
+guidance as in Ho & Salimans 2022 (1 = none), seeds as torch takes them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from runai.schema.fields import ImageData, Model, Prompt, RequestId, SamplerName, Seed, Side, Unit
+
+
+class Generate(Model):
+    """Common to all tasks. Image i of a request is drawn from `seed + i`."""
+
+    type: Literal["generate"] = "generate"
+    id: RequestId = Field(description="chosen by the client, unique among its open requests")
+    model: str = Field("", max_length=1024, description="a name from `models`; empty: the default")
+    model_version: Literal["v1", "v2"] | None = Field(
+        None, description="which folder to look in, or whose default model to take"
+    )
+    model_fallback: bool = Field(
+        False, description="an unknown model is replaced by the default, and a note says so"
+    )
+    prompt: Prompt = ""
+    negative_prompt: Prompt = ""
+    num_inference_steps: int = Field(20, ge=1, le=1000)
+    guidance_scale: float = Field(7.5, ge=0.0, le=100.0, allow_inf_nan=False)
+    sampler: SamplerName = "euler"
+    eta: Unit = Field(0.0, description="DDIM's eta; other samplers do not read it")
+    seed: Seed | None = Field(None, description="none: chosen by the server and returned")
+    num_images: int = Field(1, ge=1, le=64)
+    preview: bool = Field(False, description="send small pictures of the work as it goes on")
+    nsfw_filter: bool = Field(False, description="blacken what the safety checker flags")
+
+
+class TextToImage(Generate):
+    """A picture from words alone; without a size, the model's own."""
+
+    task: Literal["txt2img"] = "txt2img"
+    width: Side | None = None
+    height: Side | None = None
+
+
+class ImageToImage(Generate):
+    """A picture from words and a picture (SDEdit, Meng et al. 2021)."""
+
+    task: Literal["img2img"] = "img2img"
+    image: ImageData
+    strength: Unit = Field(0.8, description="how much may change: 0 nothing, 1 everything")
+    width: Side | None = Field(None, description="none: the image's own, rounded down to 8")
+    height: Side | None = Field(None, description="none: the image's own, rounded down to 8")
+
+
+class Inpaint(Generate):
+    """Repaints where the mask is white and leaves the rest."""
+
+    task: Literal["inpaint"] = "inpaint"
+    image: ImageData
+    mask_image: ImageData = Field(description="white: repaint, black: keep")
+    strength: Unit = 1.0
+    width: Side | None = None
+    height: Side | None = None
+
+
+class Outpaint(Generate):
+    """Fills what is empty: the transparent part of the image, or the white of the mask."""
+
+    task: Literal["outpaint"] = "outpaint"
+    image: ImageData
+    mask_image: ImageData | None = Field(None, description="none: the image's transparency")
+    strength: Unit = 1.0
+    width: Side | None = None
+    height: Side | None = None
+
+
+GenerationRequest = TextToImage | ImageToImage | Inpaint | Outpaint
+TaskUnion = Annotated[GenerationRequest, Field(discriminator="task")]
+
+
+class Hello(Model):
+    """Introduces a client that reads the stream properly, and so gets the fast path."""
+
+    type: Literal["hello"] = "hello"
+    protocol: int = Field(1, ge=1, description="the newest protocol version the client speaks")
+    client: str = Field("", max_length=200, description="name and version, for the log")
+    observer: bool = Field(
+        False, description="only looks on: its leaving does not end the server"
+    )
+
+
+class Cancel(Model):
+    """Ends one of the client's own requests at the next denoising step."""
+
+    type: Literal["cancel"] = "cancel"
+    id: RequestId
+
+
+class ListModels(Model):
+    """Asks for the catalogue."""
+
+    type: Literal["models"] = "models"
+
+
+class GetStatus(Model):
+    """Asks what the server is doing."""
+
+    type: Literal["status"] = "status"
+
+
+Command = Hello | Cancel | ListModels | GetStatus | GenerationRequest

@@ -20,7 +20,7 @@
     │   ├── ModelBroken             model_broken         present, but cannot be loaded
     │   ├── ModelUnsafe             model_unsafe         refused because loading could run code
     │   ├── ModelUnsupported        model_unsupported    an architecture or task it cannot do
-    │   └── FilterMissing           filter_missing       the NSFW filter was asked for, and is absent
+    │   └── FilterMissing           filter_missing       the NSFW filter is asked for, but absent
     ├── EngineError                 engine               drawing failed
     │   ├── OutOfMemory             out_of_memory
     │   ├── NotFinite               not_finite           the model produced NaN or infinity
@@ -182,7 +182,7 @@ class DependencyMissing(EngineError):
 
 class WireError(RunAIError):
     code = "wire"
-    default_hint = "Both sides must use the same packet size and end each message with an EOM packet."
+    default_hint = "Use one packet size on both sides and end each message with an EOM packet."
 
 
 class Truncated(WireError):

@@ -88,9 +88,7 @@ class Hello(Model):
     type: Literal["hello"] = "hello"
     protocol: int = Field(1, ge=1, description="the newest protocol version the client speaks")
     client: str = Field("", max_length=200, description="name and version, for the log")
-    observer: bool = Field(
-        False, description="only looks on: its leaving does not end the server"
-    )
+    observer: bool = Field(False, description="only looks on: its leaving does not end the server")
 
 
 class Cancel(Model):

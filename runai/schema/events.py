@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from runai.errors import RunAIError, all_errors
-from runai.schema.fields import ImageData, Model, Seed
+from runai.schema.fields import ImageData, Model
 
 ServerState = Literal["starting", "loading", "ready", "stopping"]
 
@@ -111,7 +111,7 @@ class Picture(Model):
     """One finished picture: an RGB PNG that carries its parameters as text chunks."""
 
     png: ImageData
-    seed: Seed
+    seed: int
     nsfw: bool = False
 
 

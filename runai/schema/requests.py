@@ -78,6 +78,7 @@ class Outpaint(Generate):
     height: Side | None = None
 
 
+TASKS = ("txt2img", "img2img", "inpaint", "outpaint")
 GenerationRequest = TextToImage | ImageToImage | Inpaint | Outpaint
 TaskUnion = Annotated[GenerationRequest, Field(discriminator="task")]
 

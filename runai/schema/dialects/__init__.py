@@ -35,7 +35,8 @@ def understand(message: dict[str, Any]) -> Spoken:
     """
     from runai.schema.dialects import krita, native
 
-    return (native if "type" in message else krita).parse(message)
+    parse = native.parse if "type" in message else krita.parse
+    return parse(message)
 
 
 def reply_to(message: dict[str, Any]) -> Reply:

@@ -1,0 +1,233 @@
+"""The books: which jobs there are, who asked for them, and what state the service is in.
+
+Theory of operation. One lock guards all of it, including every `Job` and `Outbox`; nothing
+slow happens under it and the engine is never called under it. Sessions write in requests
+and cancellations; the worker reads what to do and writes in what came of it. A job is
+in the queue, in `running`, or over. Canceling is done at once, here: the client gets its last
+event, the job leaves the books, and its key is put on `_to_drop` for the worker to clear
+out of the engine before the next step. What the engine still says about it is not listened to.
+
+Methods take the lock themselves, except where they say that it must be held.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+
+from runai.errors import DuplicateId, QueueFull, RunAIError, ServerStopping
+from runai.jobs.engine import Engine
+from runai.jobs.job import Job
+from runai.jobs.outbox import Outbox
+from runai.jobs.queue import FairQueue, choose
+from runai.schema.events import (
+    TERMINAL,
+    Accepted,
+    Canceled,
+    ErrorBody,
+    Failed,
+    JobEvent,
+    Loading,
+    ServerState,
+)
+from runai.schema.requests import GenerationRequest
+
+
+class Ledger:
+    """See the module's theory of operation."""
+
+    def __init__(self, max_queued: int, max_open: int) -> None:
+        self.lock = threading.Lock()
+        self.news = threading.Condition(self.lock)  # the engine came or went, or a job ended
+        self._work = threading.Condition(self.lock)  # the worker has something to do
+        self._max_queued = max_queued
+        self._max_open = max_open
+        self._numbers = itertools.count(1)
+        self.outboxes: dict[int, Outbox] = {}
+        self.queue = FairQueue()
+        self.running: dict[str, Job] = {}
+        self._to_drop: list[str] = []
+        self.engine: Engine | None = None
+        self.loading = ""  # the model that is being loaded
+        self.fatal: RunAIError | None = None
+        self.stopping = False  # no new work
+        self.quitting = False  # no work at all: the worker is to end
+
+    # For sessions and the service; the lock is held.
+
+    def enter(self) -> Outbox:
+        outbox = Outbox(next(self._numbers), self.lock)
+        outbox.finishing = self.quitting
+        self.outboxes[outbox.client] = outbox
+        return outbox
+
+    def leave(self, outbox: Outbox) -> None:
+        for job in list(outbox.open.values()):
+            self.cancel(job)
+        outbox.close()
+        self.outboxes.pop(outbox.client, None)
+
+    def add(self, outbox: Outbox, request: GenerationRequest, tag: object) -> None:
+        """Accept a request; raises a RunAIError that says why it is not taken."""
+        self._check(outbox, request)
+        job = Job(str(next(self._numbers)), outbox.client, request, tag)
+        outbox.open[request.id] = job
+        self.queue.push(job)
+        outbox.put(job, Accepted(id=request.id, position=self.queue.position(job)))
+        self._work.notify()
+
+    def _check(self, outbox: Outbox, request: GenerationRequest) -> None:
+        if self.fatal is not None:
+            raise again(self.fatal)
+        if self.stopping or outbox.finishing or outbox.closed:
+            raise ServerStopping("No new requests are taken any more.")
+        if request.id in outbox.open:
+            raise DuplicateId(f"The id {request.id!r} is still in use.", field="id")
+        if len(outbox.open) >= self._max_open:
+            raise QueueFull(f"{self._max_open} requests of this client are still open.")
+        if len(self.queue) >= self._max_queued:
+            raise QueueFull(f"{self._max_queued} requests are waiting already.")
+
+    def cancel(self, job: Job) -> None:
+        """End a job that is not over yet; does nothing to one that is."""
+        if job.is_over:
+            return
+        if job.key in self.running:
+            self._to_drop.append(job.key)
+            self._work.notify()
+        self._end(job, Canceled(id=job.request.id))
+
+    def cancel_queued(self) -> int:
+        """How many were canceled."""
+        waiting = self.queue.order()
+        for job in waiting:
+            self.cancel(job)
+        return len(waiting)
+
+    def cancel_running(self) -> int:
+        """How many were canceled."""
+        running = list(self.running.values())
+        for job in running:
+            self.cancel(job)
+        return len(running)
+
+    def quit(self) -> None:
+        """Cancel everything and let the worker end; clients may take what they are owed."""
+        self.stopping = self.quitting = True
+        self.cancel_queued()
+        self.cancel_running()
+        for outbox in self.outboxes.values():
+            outbox.finish()
+        self._work.notify()
+        self.news.notify_all()
+
+    @property
+    def state(self) -> ServerState:
+        if self.stopping:
+            return "stopping"
+        if self.engine is None:
+            return "starting"
+        return "loading" if self.loading else "ready"
+
+    def _end(self, job: Job, event: JobEvent) -> None:
+        if job.key in self.running:
+            del self.running[job.key]
+        else:
+            self.queue.remove(job)
+        job.end(event)
+        self._tell(job, event)
+        self.news.notify_all()
+
+    def _tell(self, job: Job, event: JobEvent) -> None:
+        outbox = self.outboxes.get(job.client)
+        if outbox is not None:
+            outbox.put(job, event)
+
+    # For the worker.
+
+    def engine_came(self, engine: Engine) -> None:
+        with self.lock:
+            self.engine = engine
+            self.news.notify_all()
+
+    def engine_went(self, error: RunAIError | None) -> None:
+        """No more drawing: what is left fails with `error`, or is canceled without one."""
+        with self.lock:
+            self.engine, self.fatal, self.stopping = None, error, True
+            for job in [*self.queue.order(), *self.running.values()]:
+                self._end(job, _last_event(job, error))
+            self.news.notify_all()
+
+    def wait_for_work(self) -> bool:
+        """Block until there is something to do; False when the worker is to end."""
+        with self.lock:
+            self._work.wait_for(
+                lambda: self.quitting or len(self.queue) or self.running or self._to_drop
+            )
+            return not self.quitting
+
+    def take_dropped(self) -> list[str]:
+        """The keys of running jobs that were canceled since the last call."""
+        with self.lock:
+            dropped, self._to_drop = self._to_drop, []
+            return dropped
+
+    def take_next(self, is_warm: Callable[[Job], bool]) -> Job | None:
+        """The next job to run, marked as running; None if none waits."""
+        while True:
+            with self.lock:
+                order = self.queue.order()
+            if not order:
+                return None
+            job = choose(order, is_warm)
+            with self.lock:
+                if not job.is_over:  # canceled while the engine was asked
+                    self.queue.take(job)
+                    job.start()
+                    self.running[job.key] = job
+                    return job
+
+    def set_loading(self, job: Job, model: str) -> None:
+        with self.lock:
+            self.loading = model
+            if not job.is_over:
+                self._tell(job, Loading(id=job.request.id, model=model))
+
+    def set_loaded(self) -> None:
+        with self.lock:
+            self.loading = ""
+
+    def deliver(self, events: Sequence[tuple[str, JobEvent]]) -> None:
+        """Write in what a step gave; events of jobs that are over meanwhile are dropped."""
+        with self.lock:
+            for key, event in events:
+                job = self.running.get(key)
+                if job is None:
+                    continue
+                if isinstance(event, TERMINAL):
+                    self._end(job, event)
+                else:
+                    self._tell(job, event)
+
+    def fail(self, jobs: Sequence[Job], error: RunAIError) -> None:
+        """The jobs' failure; those that are over meanwhile are left alone."""
+        with self.lock:
+            for job in jobs:
+                if not job.is_over:
+                    self._end(job, _last_event(job, error))
+
+    def running_jobs(self) -> list[Job]:
+        with self.lock:
+            return list(self.running.values())
+
+
+def again(error: RunAIError) -> RunAIError:
+    """The same error to raise once more: one instance must not be raised by many threads."""
+    return type(error)(error.message, hint=error.hint, field=error.field)
+
+
+def _last_event(job: Job, error: RunAIError | None) -> JobEvent:
+    if error is None:
+        return Canceled(id=job.request.id)
+    return Failed(id=job.request.id, error=ErrorBody.of(error))

@@ -1,0 +1,199 @@
+"""The facade that transports talk to: sessions submit requests, one worker thread draws them.
+
+A transport opens a `Session` per client, gives it what the client asks (`submit`, `cancel`,
+`post`) on one thread and writes what `take` returns on another. Every accepted request of a
+living session gets `accepted` first and exactly one of `completed`, `failed`, `canceled` last.
+Knows no sockets and no torch; the engine comes from `make_engine`, on the worker thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from runai import PROTOCOL_VERSION, __version__
+from runai.errors import RunAIError, ServerStopping
+from runai.jobs.engine import Engine
+from runai.jobs.ledger import Ledger, again
+from runai.jobs.outbox import Outbox
+from runai.jobs.worker import Worker
+from runai.schema.events import Capabilities, Event, HelloEvent, Models, ServerState, Status
+from runai.schema.limits import Limits
+from runai.schema.requests import TASKS, GenerationRequest
+from runai.schema.samplers import SAMPLERS
+
+
+class Service:
+    """Takes requests from any number of sessions and answers all of them.
+
+    `make_engine` is called once, on the worker thread. If it raises, or the engine breaks,
+    every request fails with that error, and `on_fatal` is called with it on the worker
+    thread, outside of all locks; it may not call `stop`, which waits for that thread.
+    `max_open_per_session` bounds the requests whose last answer a client has not taken.
+    """
+
+    def __init__(
+        self,
+        make_engine: Callable[[], Engine],
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        *,
+        max_queued: int = 256,
+        max_open_per_session: int = 64,
+        on_fatal: Callable[[RunAIError], None] = lambda error: None,
+    ) -> None:
+        self.limits = limits
+        self._ledger = Ledger(max_queued, max_open_per_session)
+        self._worker = Worker(self._ledger, make_engine, on_fatal)
+        self._started = time.monotonic()
+
+    def start(self) -> None:
+        """Start the worker thread. Call once; `stop` ends it."""
+        self._worker.start()
+
+    def open_session(self, name: str = "") -> Session:
+        """A session for a new client; `close` it when the client is gone."""
+        with self._ledger.lock:
+            return Session(self._ledger, self._ledger.enter(), self.limits, name)
+
+    @property
+    def state(self) -> ServerState:
+        with self._ledger.lock:
+            return self._ledger.state
+
+    def hello(self, max_message_bytes: int) -> HelloEvent:
+        """What this server can do; the size of a message is the transport's to bound."""
+        capabilities = Capabilities(
+            tasks=list(TASKS),
+            samplers=list(SAMPLERS),
+            max_message_bytes=max_message_bytes,
+            max_pixels=self.limits.max_pixels,
+            max_steps=self.limits.max_steps,
+            max_images=self.limits.max_images,
+        )
+        return HelloEvent(
+            server_version=__version__,
+            protocol=PROTOCOL_VERSION,
+            state=self.state,
+            capabilities=capabilities,
+        )
+
+    def status(self) -> Status:
+        """What the server is doing now; does not wait."""
+        ledger = self._ledger
+        with ledger.lock:
+            engine, state, detail = ledger.engine, ledger.state, ledger.loading
+            clients, queued, running = len(ledger.outboxes), len(ledger.queue), len(ledger.running)
+        models = engine.models() if engine is not None else []
+        return Status(
+            state=state,
+            detail=detail,
+            clients=clients,
+            queued=queued,
+            running=running,
+            loaded_models=[model.name for model in models if model.loaded],
+            uptime_s=time.monotonic() - self._started,
+        )
+
+    def models(self) -> Models:
+        """The catalogue; waits for an engine that is still starting.
+
+        Raises ServerStopping, or the error that the engine could not be made for.
+        """
+        ledger = self._ledger
+        with ledger.lock:
+            ledger.news.wait_for(lambda: ledger.engine is not None or ledger.stopping)
+            engine, fatal = ledger.engine, ledger.fatal
+        if fatal is not None:
+            raise again(fatal)
+        if engine is None:
+            raise ServerStopping("The server is stopping.")
+        return Models(models=engine.models())
+
+    def drain(self, grace_s: float) -> bool:
+        """Take no new work, cancel what waits, and give what runs `grace_s` seconds to end.
+
+        True if nothing had to be canceled.
+        """
+        ledger = self._ledger
+        with ledger.lock:
+            ledger.stopping = True
+            canceled = ledger.cancel_queued()
+            ledger.news.notify_all()
+            ledger.news.wait_for(lambda: not ledger.running, grace_s)
+            return canceled + ledger.cancel_running() == 0
+
+    def stop(self) -> None:
+        """Cancel what is left, close the engine, wait for the worker. Idempotent.
+
+        Sessions stay open until what they are owed is taken; then `take` gives None.
+        """
+        with self._ledger.lock:
+            self._ledger.quit()
+        self._worker.join()
+
+
+class Session:
+    """One client's side of the service. Every method may be called from any thread."""
+
+    def __init__(self, ledger: Ledger, outbox: Outbox, limits: Limits, name: str) -> None:
+        self.name = name
+        self._ledger = ledger
+        self._outbox = outbox
+        self._limits = limits
+
+    def submit(self, request: GenerationRequest, tag: object = None) -> None:
+        """Hand in a request; `tag` comes back with each of its events.
+
+        Raises LimitError (among them QueueFull), DuplicateId or ServerStopping; else `accepted`
+        is the request's first event.
+        """
+        self._limits.check(request)
+        with self._ledger.lock:
+            self._ledger.add(self._outbox, request, tag)
+
+    def cancel(self, request_id: str) -> bool:
+        """End a request now; False if there is none of this id that is unanswered."""
+        with self._ledger.lock:
+            job = self._outbox.open.get(request_id)
+            if job is None or job.is_over:
+                return False
+            self._ledger.cancel(job)
+            return True
+
+    def cancel_all(self) -> None:
+        with self._ledger.lock:
+            for job in list(self._outbox.open.values()):
+                self._ledger.cancel(job)
+
+    def post(self, event: Event, tag: object = None) -> None:
+        """Answer the client directly, in order with its jobs' events.
+
+        Blocks while too many posted answers are unread: a client that does not read is not
+        read from. Returns at once when the session is closed.
+        """
+        with self._ledger.lock:
+            self._outbox.wait_writable()
+            self._outbox.post(event, tag)
+
+    def take(self) -> tuple[Event, object] | None:
+        """The next event and its request's tag; blocks until there is one.
+
+        None when the session is closed, or finished and everything is taken.
+        """
+        with self._ledger.lock:
+            self._outbox.wait_readable()
+            if self._outbox.is_done:
+                self._ledger.leave(self._outbox)
+                return None
+            answer = self._outbox.pop()
+            return answer.event, answer.tag
+
+    def finish(self) -> None:
+        """No new requests: `take` gives None once all that is open is answered and taken."""
+        with self._ledger.lock:
+            self._outbox.finish()
+
+    def close(self) -> None:
+        """The client is gone: cancel its jobs, end `take` and `post`. Idempotent."""
+        with self._ledger.lock:
+            self._ledger.leave(self._outbox)

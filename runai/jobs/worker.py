@@ -1,0 +1,137 @@
+"""The one thread that talks to the engine.
+
+Theory of operation. Each turn of the loop: wait until there is something to do (on a
+condition; idling costs nothing); clear out what was canceled; take jobs up while the engine
+has room; do one step; write what came of it into the ledger. After a job that failed to
+start or that had to load its model, a step is done before the next is taken up, so nobody's
+picture waits for more than one of those.
+
+Whose fault is what: an exception in `admit` is the failure of the job that was taken up. One
+in `step` could be anybody's, so every job in the engine fails and is dropped. The loop lives
+on after both. An engine that cannot be made, or that fails at a mere question (`has_room`),
+is broken for good: everything fails with its error and `on_fatal` is told.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from runai.errors import OutOfMemory, RunAIError
+from runai.jobs.engine import Engine
+from runai.jobs.job import Job
+from runai.jobs.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Owns the engine and the thread; `start` once, then `join` after the ledger's `quit`."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        make_engine: Callable[[], Engine],
+        on_fatal: Callable[[RunAIError], None],
+    ) -> None:
+        self._ledger = ledger
+        self._make_engine = make_engine
+        self._on_fatal = on_fatal
+        self._thread = threading.Thread(target=self._run, name="runai-worker")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the thread to end, if it was ever started."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        fatal: RunAIError | None = None
+        try:
+            self._work()
+        except Exception as error:  # any fault of the engine's: its clients must hear of it
+            log.exception("The engine is broken.")
+            fatal = as_error(error)
+        finally:
+            self._ledger.engine_went(fatal)
+        if fatal is not None:
+            self._on_fatal(fatal)
+
+    def _work(self) -> None:
+        engine = self._make_engine()
+        try:
+            self._ledger.engine_came(engine)
+            while self._ledger.wait_for_work():
+                self._admit_while_room(engine)
+                self._step(engine)
+        finally:
+            engine.close()
+
+    def _admit_while_room(self, engine: Engine) -> None:
+        while (job := self._next(engine)) is not None and self._admit(engine, job):
+            pass
+
+    def _next(self, engine: Engine) -> Job | None:
+        self._drop_canceled(engine)
+        # an idle engine is always offered a job: nothing else could make room
+        if engine.is_busy() and not engine.has_room():
+            return None
+        return self._ledger.take_next(lambda job: _is_warm(engine, job))
+
+    def _drop_canceled(self, engine: Engine) -> None:
+        for key in self._ledger.take_dropped():
+            engine.drop(key)
+
+    def _admit(self, engine: Engine, job: Job) -> bool:
+        """Whether it went well and fast, so that another may be taken up before a step."""
+        try:
+            cold = not engine.is_warm(job.request)
+            if cold:
+                self._ledger.set_loading(job, engine.model_of(job.request))
+            engine.admit(job.key, job.request)
+        except Exception as error:  # noqa: BLE001 (the job failed; the loop lives on)
+            self._fail(engine, [job], error)
+            return False
+        finally:
+            self._ledger.set_loaded()
+        return not cold
+
+    def _step(self, engine: Engine) -> None:
+        self._drop_canceled(engine)
+        try:
+            self._ledger.deliver(engine.step())
+        except Exception as error:  # noqa: BLE001 (whose is unknown: all of them failed)
+            self._fail(engine, self._ledger.running_jobs(), error)
+        if not engine.is_busy():
+            lost = RunAIError("The engine ended without an answer.")
+            self._ledger.fail(self._ledger.running_jobs(), lost)
+
+    def _fail(self, engine: Engine, jobs: list[Job], error: Exception) -> None:
+        if not isinstance(error, RunAIError):
+            log.error("Drawing failed.", exc_info=error)
+        self._ledger.fail(jobs, as_error(error))
+        for job in jobs:
+            engine.drop(job.key)
+
+
+def as_error(error: Exception) -> RunAIError:
+    """Any exception as one of ours."""
+    if isinstance(error, RunAIError):
+        return error
+    if isinstance(error, MemoryError):
+        return OutOfMemory("The server has not enough memory for this.")
+    return RunAIError(f"{type(error).__name__}: {error}")
+
+
+def _is_warm(engine: Engine, job: Job) -> bool:
+    try:
+        return engine.is_warm(job.request)
+    except RunAIError:
+        return True  # it names no usable model, so loads none: let `admit` say so now

@@ -1,0 +1,1 @@
+"""What tests of RunAI and of its plugins need: engines and pictures that need no model."""

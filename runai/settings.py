@@ -1,0 +1,280 @@
+"""How the server is to run, as one frozen `Settings`.
+
+Each field below is one row of the one table of settings: its name gives the flag
+(`--max-steps`), the environment variable (`RUNAI_MAX_STEPS`) and the key in the TOML file
+(`max_steps`); its metadata say which values are allowed and what it is for. `load` takes each
+value from the first place that has it: flags, environment, file, default. A value is read the
+same way wherever it comes from, and a wrong one is an `InvalidSetting` that names the place.
+
+Standard library only, and little of it: this is imported before the server listens. Knows
+nothing of what the settings are used for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from runai.errors import InvalidSetting
+
+ACCEPT_ATTEMPTS = 3
+ATTEMPT_S = 3.0
+CONFIG_FILE = "runai/runai.toml"
+MODEL_BASE_PATH = Path("~/stablediffusion").expanduser()
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A type of value: how it is read from text (ValueError if it is none), what is allowed."""
+
+    read: Callable[[str], Any]
+    allowed: str
+    word: str = ""  # stands for the value in help texts; empty: a switch, which needs none
+
+
+def whole(least: int, most: int | None = None, word: str = "N") -> Kind:
+    """A whole number within bounds, both inclusive."""
+
+    def read(text: str) -> int:
+        number = int(text)
+        if number < least or (most is not None and number > most):
+            raise ValueError
+        return number
+
+    bounds = f"from {least} to {most}" if most is not None else f"of at least {least}"
+    return Kind(read, f"a whole number {bounds}", word)
+
+
+def matching(pattern: str, allowed: str, word: str) -> Kind:
+    """Text of a given form, in small letters."""
+
+    def read(text: str) -> str:
+        if not re.fullmatch(pattern, text.lower()):
+            raise ValueError
+        return text.lower()
+
+    return Kind(read, allowed, word)
+
+
+def _read_switch(text: str) -> bool:
+    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
+        text.lower()
+    ]
+
+
+def _read_seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= 3600:
+        raise ValueError
+    return seconds
+
+
+def _read_host(text: str) -> str:
+    """A host's name or address. The original's README wrote a URL here: see `_without_scheme`."""
+    host = text.strip("[]")
+    if not host or re.search(r"[\s/@]", host) or host.count(":") == 1:
+        raise ValueError
+    return host
+
+
+def _read_path(text: str) -> Path:
+    if not text:
+        raise ValueError
+    return Path(text).expanduser()
+
+
+SWITCH = Kind(_read_switch, "true or false")
+SECONDS = Kind(_read_seconds, "a number of seconds from 0 to 3600", "SECONDS")
+HOST = Kind(_read_host, "a host name or an address, without a port", "HOST")
+FOLDER = Kind(_read_path, "a folder that is there", "FOLDER")
+DEVICE = matching(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:N, mps", "DEVICE")
+DTYPE = matching("auto|fp32|fp16|bf16", "one of auto, fp32, fp16, bf16", "DTYPE")
+LEVEL = matching("debug|info|warning|error", "one of debug, info, warning, error", "LEVEL")
+
+
+def _row(default: Any, kind: Kind, help_: str, **more: str) -> Any:
+    return field(default=default, metadata={"kind": kind, "help": help_, **more})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting, valid and complete."""
+
+    host: str = _row("localhost", HOST, "where to listen, or which server to ask")
+    port: int = _row(50006, whole(0, 65535, "PORT"), "TCP port; 0 takes any free one")
+    timeout: bool = _row(False, SWITCH, "give up when no client comes: 3 attempts of 3 seconds")
+    packet_size: int = _row(1024, whole(16, MIB, "BYTES"), "bytes a packet, on both sides")
+    model_base_path: Path = _row(  # noqa: RUF009 (a Path is immutable)
+        MODEL_BASE_PATH, FOLDER, "the folder of models", also="BASE_DIR"
+    )
+    max_client_connections: int = _row(32, whole(1, 4096), "clients at the same time")
+    keep_alive: bool = _row(False, SWITCH, "go on when the last client has left")
+    max_message_bytes: int = _row(64 * MIB, whole(1024, word="BYTES"), "largest message read")
+    max_pixels: int = _row(2048 * 2048, whole(64 * 64), "largest picture drawn: width × height")
+    max_steps: int = _row(200, whole(1, 1000), "most steps a request")
+    max_images: int = _row(16, whole(1, 64), "most images a request")
+    max_queued: int = _row(256, whole(1), "requests that may wait")
+    device: str = _row("auto", DEVICE, "what to draw on: auto, cpu, cuda, cuda:N or mps")
+    dtype: str = _row("auto", DTYPE, "number format: auto, fp32, fp16 or bf16")
+    max_batch: int = _row(0, whole(0, 64), "pictures drawn in one batch; 0: chosen by the device")
+    grace_s: float = _row(5.0, SECONDS, "what is being drawn may take so long when told to stop")
+    insecure: bool = _row(False, SWITCH, "allow a host that other computers can reach")
+    log_level: str = _row("info", LEVEL, "debug, info, warning or error")
+
+    @property
+    def first_client_timeout_s(self) -> float | None:
+        """How long to wait for the first client, in seconds; None: for ever."""
+        return ACCEPT_ATTEMPTS * ATTEMPT_S if self.timeout else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting and the names that it goes by."""
+
+    name: str
+    kind: Kind
+    help: str
+    default: Any
+    also: str | None  # a second environment variable
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return "RUNAI_" + self.name.upper()
+
+    @classmethod
+    def of(cls, entry: Field[Any]) -> Row:
+        meta = entry.metadata
+        return cls(entry.name, meta["kind"], meta["help"], entry.default, meta.get("also"))
+
+
+ROWS = {entry.name: Row.of(entry) for entry in fields(Settings)}
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A value as it was given, and where."""
+
+    value: Any
+    place: str
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    config: Path | None = None,
+    warn: Callable[[str], None] = lambda line: None,
+) -> Settings:
+    """The settings in force. `flags`: by field name, None where not given.
+
+    `config`: the TOML file; without it $XDG_CONFIG_HOME/runai/runai.toml is read if there.
+    Raises InvalidSetting. `warn` is called with a line on what is taken otherwise than given.
+    """
+    environ = os.environ if environ is None else environ
+    given = {**_from_file(config, environ), **_from_environ(environ), **_from_flags(flags or {})}
+    values = {name: _read(ROWS[name], found, warn) for name, found in given.items()}
+    settings = Settings(**values)
+    if not (settings.insecure or is_loopback(settings.host)):
+        raise _beyond_loopback(settings.host, given["host"].place)
+    return settings
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs on this computer can reach `host`."""
+    if host in ("localhost", "::1"):
+        return True
+    return re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+
+
+def _from_flags(flags: Mapping[str, Any]) -> dict[str, _Found]:
+    given = {name: value for name, value in flags.items() if name in ROWS and value is not None}
+    return {name: _Found(value, ROWS[name].flag) for name, value in given.items()}
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, _Found]:
+    found: dict[str, _Found] = {}
+    for name, row in ROWS.items():
+        for variable in (row.variable, row.also):
+            if variable is not None and environ.get(variable):
+                found.setdefault(name, _Found(environ[variable], variable))
+    return found
+
+
+def _from_file(config: Path | None, environ: Mapping[str, str]) -> dict[str, _Found]:
+    path = config or _standard_file(environ)
+    if path is None:
+        return {}
+    content = _parse(path)
+    for key in content:
+        if key not in ROWS:
+            raise InvalidSetting(
+                f"{path}: there is no setting {key!r}.", hint=f"Use one of: {', '.join(ROWS)}."
+            )
+    return {key: _Found(value, f"{path}, {key}") for key, value in content.items()}
+
+
+def _standard_file(environ: Mapping[str, str]) -> Path | None:
+    home = environ.get("XDG_CONFIG_HOME") or str(Path("~/.config").expanduser())
+    path = Path(home, CONFIG_FILE)
+    return path if path.is_file() else None
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    import tomllib  # only where there is a file: its import delays listening
+
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidSetting(
+            f"{path} cannot be read: {error.strerror}.", hint="Correct --config."
+        ) from None
+    except ValueError as error:
+        raise InvalidSetting(f"{path} is not TOML: {error}.", hint="Correct the file.") from None
+
+
+def _read(row: Row, found: _Found, warn: Callable[[str], None]) -> Any:
+    if not isinstance(found.value, (str, int, float, Path)):
+        raise _wrong(row, found)
+    text = str(found.value)
+    if row.kind is HOST:
+        text = _without_scheme(text, found.place, warn)
+    try:
+        value = row.kind.read(text)
+    except (ValueError, KeyError):
+        raise _wrong(row, found) from None
+    if row.kind is FOLDER and not value.is_dir():
+        raise _wrong(row, found)
+    return value
+
+
+def _without_scheme(text: str, place: str, warn: Callable[[str], None]) -> str:
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return text
+    host = rest.rstrip("/")
+    warn(f"{place}: {scheme}:// means nothing here, the host {host} is taken.")
+    return host
+
+
+def _wrong(row: Row, found: _Found) -> InvalidSetting:
+    return InvalidSetting(
+        f"{found.place}: {str(found.value)!r} is not {row.kind.allowed}.",
+        hint=f"Correct {found.place}.",
+    )
+
+
+def _beyond_loopback(host: str, place: str) -> InvalidSetting:
+    return InvalidSetting(
+        f"{place}: other computers could reach {host}, and there is neither encryption nor "
+        "authentication yet.",
+        hint="Use localhost, or --insecure if everybody on that network may use this server.",
+    )

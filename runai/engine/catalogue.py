@@ -1,0 +1,171 @@
+"""The models that lie under the base paths, and the names by which requests mean them.
+
+The layout is the original's:
+
+    BASE/runwayml/<diffusers folder>      base models of Stable Diffusion 1
+    BASE/stabilityai/<diffusers folder>   base models of Stable Diffusion 2
+    BASE/v1/<folder, .ckpt, .safetensors> the user's own, for version 1
+    BASE/v2/<folder, .ckpt, .safetensors> the user's own, for version 2
+
+The same model in several formats is one entry; the best format is taken. Nothing outside
+the base paths can be named. No torch: only names are read here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from runai.errors import ModelNotFound
+
+Version = Literal["v1", "v2"]
+Format = Literal["diffusers", "safetensors", "ckpt"]
+FOLDERS: dict[str, Version] = {"runwayml": "v1", "stabilityai": "v2", "v1": "v1", "v2": "v2"}
+# best first: a folder needs no conversion, safetensors cannot hold code and are mapped
+FORMATS: dict[str, Format] = {
+    "": "diffusers",
+    ".safetensors": "safetensors",
+    ".safetensor": "safetensors",
+    ".ckpt": "ckpt",
+}
+_PREFERENCE: tuple[Format, ...] = ("diffusers", "safetensors", "ckpt")
+# what a version's default is, if it is there: the plain base model, not the inpainting one
+_PREFERRED_DEFAULTS = (
+    "runwayml/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-1-base",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model. `name` is its path below the base, without the ending."""
+
+    name: str
+    version: Version
+    format: Format
+    path: Path
+    example: bool = False
+
+
+class Catalogue:
+    """The models under `base_paths`; those under `example_path` are the last resort."""
+
+    def __init__(self, base_paths: Sequence[Path], example_path: Path | None = None) -> None:
+        self._base_paths = [path.expanduser() for path in base_paths]
+        self._example_path = example_path
+
+    @property
+    def base_paths(self) -> list[Path]:
+        """All roots in order of precedence, the example's last."""
+        return [*self._base_paths, *([self._example_path] if self._example_path else [])]
+
+    def entries(self) -> list[Entry]:
+        """Every model there is now, in the order of the base paths, then by name."""
+        found: dict[str, Entry] = {}
+        for base in self.base_paths:
+            for entry in _best(_scan(base, example=base == self._example_path)):
+                found.setdefault(entry.name, entry)
+        return list(found.values())
+
+    def default(self, version: Version | None = None, task: str = "txt2img") -> Entry:
+        """The model meant by a request that names none; raises ModelNotFound if there is none.
+
+        The version's base model, else the first of its own models, else the example; for
+        inpaint and outpaint an inpainting model goes first.
+        """
+        entries = [e for e in self.entries() if version in (None, e.version)]
+        if not entries:
+            raise ModelNotFound(
+                f"There is no model in {self._where()}.",
+                hint="Put a checkpoint into its v1/ or v2/ folder.",
+                field="model",
+            )
+        painting = task in ("inpaint", "outpaint")
+
+        def rank(entry: Entry) -> tuple[bool, bool, bool]:
+            inpainting = "inpainting" in entry.name
+            return (entry.example, inpainting != painting, entry.name not in _PREFERRED_DEFAULTS)
+
+        return min(entries, key=rank)
+
+    def find(self, name: str, version: Version | None = None) -> Entry:
+        """The model of that name: its path below the base with or without ending, or its stem.
+
+        Raises ModelNotFound with the nearest names if there is none, or several.
+        """
+        entries = self.entries()
+        wanted = self._relative(name)
+        exact = [e for e in entries if wanted in _names(e)]
+        found = exact or [e for e in entries if Path(wanted).name in (*_stems(e),)]
+        if "/" in wanted and not exact:
+            found = []
+        if len(found) > 1 and version:
+            found = [e for e in found if e.version == version]
+        if len(found) == 1:
+            return found[0]
+        raise self._not_found(name, found or entries, several=len(found) > 1)
+
+    def _relative(self, name: str) -> str:
+        for base in self._base_paths:
+            prefix = f"{base}/"
+            if name.startswith(prefix):
+                return name.removeprefix(prefix).strip("/")
+        return name.strip("/") if not name.startswith("/") else name
+
+    def _not_found(self, name: str, entries: list[Entry], *, several: bool) -> ModelNotFound:
+        names = [entry.name for entry in entries]
+        near = names if several else difflib.get_close_matches(name, names, 5, 0.3) or names[:5]
+        what = "means several models" if several else f"is not in {self._where()}"
+        listed = ", ".join(near)
+        hint = f"Use one of: {listed}." if near else "Put models into its v1/ and v2/ folders."
+        return ModelNotFound(f"The model {name!r} {what}.", hint=hint, field="model")
+
+    def _where(self) -> str:
+        return " or ".join(str(path) for path in self._base_paths) or "any model folder"
+
+
+def _names(entry: Entry) -> tuple[str, str]:
+    return entry.name, entry.name + ("" if entry.format == "diffusers" else entry.path.suffix)
+
+
+def _stems(entry: Entry) -> Iterator[str]:
+    yield Path(entry.name).name
+    yield entry.path.name
+
+
+def _best(entries: Iterable[Entry]) -> list[Entry]:
+    best: dict[str, Entry] = {}
+    for entry in entries:
+        rival = best.get(entry.name)
+        if rival is None or _PREFERENCE.index(entry.format) < _PREFERENCE.index(rival.format):
+            best[entry.name] = entry
+    return [best[name] for name in sorted(best)]
+
+
+def _scan(base: Path, *, example: bool) -> Iterator[Entry]:
+    root = base.resolve()
+    for folder, version in FOLDERS.items():
+        for path in _children(base / folder):
+            format_ = _format_of(path)
+            # a link that leads out of the base path is not followed
+            if format_ is None or not path.resolve().is_relative_to(root):
+                continue
+            stem = path.name if format_ == "diffusers" else path.stem
+            yield Entry(f"{folder}/{stem}", version, format_, path, example)
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:  # not there, or not readable: then it holds no models for us
+        return []
+
+
+def _format_of(path: Path) -> Format | None:
+    if path.is_dir():
+        return "diffusers" if (path / "model_index.json").is_file() else None
+    return FORMATS.get(path.suffix.lower()) if path.suffix else None

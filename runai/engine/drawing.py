@@ -1,0 +1,83 @@
+"""A request while it is being drawn: its samples, its finished pictures, its events."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from runai.engine import images
+from runai.engine.loading import LoadedModel
+from runai.engine.starts import Canvas, Sample
+from runai.schema.events import Completed, Parameters, Picture, Progress
+from runai.schema.requests import GenerationRequest
+
+PREVIEW_EVERY = 4  # steps
+
+
+@dataclass(eq=False)
+class Drawing:
+    """`samples[i]` becomes picture i, drawn from `seed + i`."""
+
+    key: str
+    request: GenerationRequest
+    model: LoadedModel
+    canvas: Canvas
+    seed: int
+    samples: list[Sample]
+    notes: tuple[str, ...] = ()
+    pictures: dict[int, Picture] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def unfinished(self) -> list[Sample]:
+        return [s for i, s in enumerate(self.samples) if i not in self.pictures]
+
+    @property
+    def finished(self) -> bool:
+        return len(self.pictures) == len(self.samples)
+
+    def progress(self) -> Progress:
+        """Steps done of all samples' steps, and the seconds left at the speed so far."""
+        step = sum(s.position for s in self.samples)
+        total = sum(len(s.timesteps) for s in self.samples)
+        elapsed = time.monotonic() - self.started
+        left = elapsed / step * (total - step) if step else None
+        return Progress(
+            id=self.request.id,
+            step=step,
+            total=total,
+            seconds_left=None if left is None else round(left, 2),
+        )
+
+    def add(self, index: int, picture: images.Picture, *, nsfw: bool) -> None:
+        """Keep a finished picture as a PNG that carries its parameters."""
+        seed = self.seed + index
+        said = {**self.parameters().model_dump(exclude_none=True), "seed": seed, "num_images": 1}
+        png = images.write_png(picture, said)
+        self.pictures[index] = Picture(png=png, seed=seed, nsfw=nsfw)
+
+    def completed(self) -> Completed:
+        return Completed(
+            id=self.request.id,
+            images=[self.pictures[i] for i in range(len(self.samples))],
+            parameters=self.parameters(),
+            notes=list(self.notes),
+        )
+
+    def parameters(self) -> Parameters:
+        request = self.request
+        return Parameters(
+            task=request.task,
+            model=self.model.name,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            num_inference_steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale,
+            sampler=request.sampler,
+            eta=request.eta,
+            seed=self.seed,
+            num_images=request.num_images,
+            width=self.canvas.extent.width,
+            height=self.canvas.extent.height,
+            strength=getattr(request, "strength", None),
+        )

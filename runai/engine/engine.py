@@ -1,0 +1,210 @@
+"""The engine's facade: requests in, events out, one denoising step at a time.
+
+Rules: everything but `models` is called from one thread. A request is either not in the
+engine or a `Drawing` with at least one unfinished sample. What fails for one request is that
+request's failure: only the batch it shares a UNet call with can fail with it, and then each
+of them is told.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from runai.engine import finish, loading, prompts, starts, step_loop
+from runai.engine.cache import ModelCache
+from runai.engine.catalogue import Catalogue, Entry
+from runai.engine.devices import choose
+from runai.engine.drawing import PREVIEW_EVERY, Drawing
+from runai.engine.safety import SafetyFilter
+from runai.engine.starts import Sample
+from runai.errors import EngineError, ModelNotFound, OutOfMemory, RunAIError
+from runai.schema.events import ErrorBody, Failed, JobEvent, ModelInfo, Preview
+from runai.schema.limits import Limits
+from runai.schema.requests import GenerationRequest
+
+MAX_ACTIVE_SAMPLES = 8
+Outcome = tuple[str, JobEvent]
+
+
+class TorchEngine:
+    """Draws with diffusers' networks. See `runai.jobs.engine.Engine` for the contract.
+
+    `max_batch`: samples per UNet call, None to choose by device and model size.
+    """
+
+    def __init__(
+        self,
+        model_base_path: Path | Sequence[Path],
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        max_batch: int | None = None,
+        limits: Limits | None = None,
+        example_path: Path | None = None,
+    ) -> None:
+        bases = [model_base_path] if isinstance(model_base_path, Path) else list(model_base_path)
+        self._place = choose(device, dtype)
+        self._limits = limits or Limits()
+        self._max_batch = max_batch
+        self._catalogue = Catalogue(bases, example_path)
+        paths = self._catalogue.base_paths
+        self._cache = ModelCache(lambda entry: loading.load(entry, self._place, paths), self._place)
+        self._filter = SafetyFilter(paths, self._place)
+        self._previewer = finish.Previewer()
+        self._drawings: dict[str, Drawing] = {}
+        self._turn = 0
+
+    # --- what there is ---------------------------------------------------------------
+
+    def models(self) -> list[ModelInfo]:
+        """The catalogue, the default model marked. Any thread."""
+        entries = self._catalogue.entries()
+        default = self._catalogue.default() if entries else None
+        loaded = self._cache.names()
+        return [
+            ModelInfo(
+                name=entry.name,
+                version=entry.version,
+                format=entry.format,
+                loaded=entry.name in loaded,
+                default=entry == default,
+            )
+            for entry in entries
+        ]
+
+    def model_of(self, request: GenerationRequest) -> str:
+        return self._resolve(request)[0].name
+
+    def is_warm(self, request: GenerationRequest) -> bool:
+        try:
+            return self.model_of(request) in self._cache
+        except ModelNotFound:
+            return True  # nothing will be loaded: the request fails at once
+
+    def has_room(self) -> bool:
+        active = sum(len(d.unfinished) for d in self._drawings.values())
+        return active < max(MAX_ACTIVE_SAMPLES, self._max_batch or 0)
+
+    def is_busy(self) -> bool:
+        return bool(self._drawings)
+
+    # --- a request's life ------------------------------------------------------------
+
+    @torch.inference_mode()
+    def admit(self, key: str, request: GenerationRequest) -> None:
+        """Start the samples of a request; see Engine.admit."""
+        entry, note = self._resolve(request)
+        if request.nsfw_filter and not entry.example:
+            self._filter.require()
+        with _device_errors():
+            model = self._cache.get(entry, {d.model.name for d in self._drawings.values()})
+            canvas = starts.prepare(model, request, self._limits)
+            self._limits.check_size(*canvas.extent.size, field="width")
+            conditioning = prompts.encode(
+                model, request.prompt, request.negative_prompt, request.guidance_scale
+            )
+            seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+            samples = [
+                starts.start(model, request, canvas, conditioning, seed + i)
+                for i in range(request.num_images)
+            ]
+        for sample in samples:
+            sample.last_turn = self._turn
+        notes = (*note, *conditioning.notes)
+        self._drawings[key] = Drawing(key, request, model, canvas, seed, samples, notes)
+
+    def step(self) -> list[Outcome]:
+        """One turn of the loop; see Engine.step."""
+        active = {s: d for d in self._drawings.values() for s in d.unfinished}
+        batch = step_loop.choose(active, self._max_batch)
+        if not batch:
+            return []
+        self._turn += 1
+        try:
+            with _device_errors():
+                step_loop.advance(batch, self._turn)
+        except RunAIError as error:
+            return self._fail({active[s].key for s in batch}, error)
+        moved = {active[s].key: active[s] for s in batch}
+        return [outcome for drawing in moved.values() for outcome in self._outcomes(drawing, batch)]
+
+    def drop(self, key: str) -> None:
+        self._drawings.pop(key, None)
+
+    def close(self) -> None:
+        self._drawings.clear()
+        self._previewer.forget()
+        self._cache.clear()
+
+    # --- within ----------------------------------------------------------------------
+
+    def _resolve(self, request: GenerationRequest) -> tuple[Entry, list[str]]:
+        if not request.model:
+            return self._catalogue.default(request.model_version, request.task), []
+        try:
+            return self._catalogue.find(request.model, request.model_version), []
+        except ModelNotFound:
+            if not request.model_fallback:
+                raise
+        entry = self._catalogue.default(request.model_version, request.task)
+        return entry, [f"There is no model {request.model!r}; {entry.name} was used instead."]
+
+    def _outcomes(self, drawing: Drawing, batch: Sequence[Sample]) -> Iterator[Outcome]:
+        yield drawing.key, drawing.progress()
+        for index, sample in enumerate(drawing.samples):
+            if sample not in batch:
+                continue
+            if not sample.done:
+                yield from self._previews(drawing, index, sample)
+                continue
+            try:
+                with _device_errors():
+                    self._complete(drawing, index)
+            except RunAIError as error:
+                yield from self._fail({drawing.key}, error)
+                return
+        if drawing.finished:
+            del self._drawings[drawing.key]
+            yield drawing.key, drawing.completed()
+
+    def _complete(self, drawing: Drawing, index: int) -> None:
+        picture = finish.decode(drawing.model, drawing.samples[index].latents)
+        nsfw = False
+        if drawing.request.nsfw_filter and not drawing.model.entry.example:
+            picture, nsfw = self._filter.check(picture)
+        drawing.add(index, picture, nsfw=nsfw)
+
+    def _previews(self, drawing: Drawing, index: int, sample: Sample) -> Iterator[Outcome]:
+        if sample.estimate is None or sample.position % PREVIEW_EVERY:
+            return
+        png = self._previewer.draw(drawing.model, sample.estimate)
+        yield (
+            drawing.key,
+            Preview(id=drawing.request.id, index=index, step=sample.position, png=png),
+        )
+
+    def _fail(self, keys: set[str], error: RunAIError) -> list[Outcome]:
+        body = ErrorBody.of(error)
+        failed = [(key, self._drawings.pop(key)) for key in keys if key in self._drawings]
+        return [(key, Failed(id=drawing.request.id, error=body)) for key, drawing in failed]
+
+
+class _device_errors:  # noqa: N801 - used as a statement: `with _device_errors():`
+    """Turns what torch raises into errors that say what to do."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            raise OutOfMemory("There is not enough memory on the device for this.") from error
+        if isinstance(error, RuntimeError) and "not enough memory" in str(error):
+            raise OutOfMemory("There is not enough memory for this.") from error
+        if isinstance(error, RuntimeError):
+            reason = str(error).splitlines()[0][:300]
+            raise EngineError(f"The device failed: {reason}") from error

@@ -1,0 +1,82 @@
+"""Requests for the engine, and the pictures that come of them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from runai.engine.engine import TorchEngine
+from runai.schema.codec import parse_task
+from runai.schema.events import Completed, Failed, JobEvent
+
+Pixels = np.ndarray[Any, Any]
+
+
+def photo(width: int = 64, height: int = 64, seed: int = 0) -> Image.Image:
+    """A smooth colourful picture."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def half_mask(width: int = 64, height: int = 64) -> Image.Image:
+    """White (repaint) on the right half."""
+    mask = Image.new("L", (width, height), 0)
+    mask.paste(255, (width // 2, 0, width, height))
+    return mask
+
+
+def as_png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def as_base64(image: Image.Image) -> str:
+    return base64.b64encode(as_png(image)).decode()
+
+
+def make_request(**fields: Any) -> Any:
+    """A request with fields filled up for the task."""
+    task = fields.setdefault("task", "txt2img")
+    fields = {"id": "r", "model": "v1/plain", "num_inference_steps": 4, "seed": 7, **fields}
+    if task != "txt2img":
+        fields.setdefault("image", as_base64(photo()))
+    if task in ("inpaint", "outpaint"):
+        fields.setdefault("mask_image", as_base64(half_mask()))
+    return parse_task(fields)
+
+
+def run(engine: TorchEngine, requests: dict[str, Any]) -> dict[str, list[JobEvent]]:
+    """Admit all, step until the engine is idle; the events by key."""
+    events: dict[str, list[JobEvent]] = {key: [] for key in requests}
+    for key, request in requests.items():
+        engine.admit(key, request)
+    for _ in range(1000):
+        if not engine.is_busy():
+            return events
+        for key, event in engine.step():
+            events[key].append(event)
+    raise AssertionError("the engine did not come to an end")
+
+
+def last(events: list[JobEvent]) -> Completed:
+    event = events[-1]
+    assert not isinstance(event, Failed), event.error
+    assert isinstance(event, Completed)
+    return event
+
+
+def pixels(event: Completed, index: int = 0) -> Pixels:
+    image = Image.open(io.BytesIO(event.images[index].png))
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
+
+
+def draw(engine: TorchEngine, **fields: Any) -> Pixels:
+    """The pixels of one request drawn alone."""
+    return pixels(last(run(engine, {"k": make_request(**fields)})["k"]))

@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from runai.engine.archs import ARCHS
 
 TOKENS = 77
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.-"
+LETTERS = "!abcdefghijklmnopqrstuvwxyz0123456789,.-"
 
 
 def write_tokenizer(folder: Path) -> int:

@@ -1,0 +1,317 @@
+"""The engine keeps its promises: one last event per request, whatever goes wrong."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from drawn import Pixels, as_base64, draw, half_mask, last, make_request, photo, pixels, run
+from PIL import Image
+from transformers import CLIPConfig, CLIPImageProcessor
+
+from runai.engine.engine import TorchEngine
+from runai.errors import (
+    FilterMissing,
+    InvalidField,
+    InvalidImage,
+    ModelBroken,
+    ModelNotFound,
+    RunAIError,
+    TooManyPixels,
+)
+from runai.schema.events import Completed, Failed, Preview, Progress
+from runai.schema.limits import Limits
+
+
+@pytest.fixture
+def fresh(models: Path) -> Iterator[TorchEngine]:
+    """An engine of its own, with nothing loaded."""
+    engine = TorchEngine(models, device="cpu", dtype="fp32")
+    yield engine
+    engine.close()
+
+
+def test_progress_counts_every_step_and_ends_at_the_total(engine: TorchEngine) -> None:
+    events = run(engine, {"k": make_request(num_images=2, num_inference_steps=3)})["k"]
+    said = [(e.step, e.total) for e in events if isinstance(e, Progress)]
+    assert said == [(2, 6), (4, 6), (6, 6)]
+    assert [type(e) for e in events[-2:]] == [Progress, Completed]
+    assert all(e.id == "r" for e in events)
+
+
+def test_the_answer_says_every_parameter_that_was_used(engine: TorchEngine) -> None:
+    request = make_request(model="", prompt="a", sampler="LMS", guidance_scale=2.0, seed=None)
+    done = last(run(engine, {"k": request})["k"])
+    used = done.parameters
+    assert (used.model, used.sampler, used.guidance_scale) == ("v1/plain", "lms", 2.0)
+    assert (used.width, used.height, used.strength) == (64, 64, None)
+    assert done.images[0].seed == used.seed
+    again = make_request(prompt="a", sampler="lms", guidance_scale=2.0, seed=used.seed)
+    assert last(run(engine, {"k": again})["k"]).images[0].png == done.images[0].png
+
+
+def test_two_requests_without_a_seed_get_two_seeds(engine: TorchEngine) -> None:
+    done = run(engine, {k: make_request(seed=None) for k in "ab"})
+    assert last(done["a"]).parameters.seed != last(done["b"]).parameters.seed
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 128), (72, 64), (136, 96)])
+def test_a_picture_has_the_size_that_was_asked_for(
+    engine: TorchEngine, width: int, height: int
+) -> None:
+    for task in ("txt2img", "img2img", "inpaint"):
+        assert draw(engine, task=task, width=width, height=height).shape == (height, width, 3)
+
+
+def test_without_a_size_a_picture_keeps_its_own_rounded_down(engine: TorchEngine) -> None:
+    picture = as_base64(photo(77, 90))
+    assert draw(engine, task="img2img", image=picture).shape == (88, 72, 3)
+
+
+def test_outpainting_takes_its_mask_from_the_transparency(engine: TorchEngine) -> None:
+    image = photo().convert("RGBA")
+    image.putalpha(half_mask().point(lambda v: 255 - v))
+    ours = draw(engine, task="outpaint", image=as_base64(image), mask_image=None)
+    same = draw(engine, task="outpaint", image=as_base64(image))
+    assert (ours == same).all()
+
+
+def test_an_inpainting_model_draws_the_other_tasks_too(engine: TorchEngine) -> None:
+    for task in ("txt2img", "img2img"):
+        assert draw(engine, task=task, model="v1/painter-inpainting").std() > 5
+
+
+def test_a_model_that_is_not_there_is_an_error_or_a_note(engine: TorchEngine) -> None:
+    with pytest.raises(ModelNotFound):
+        engine.admit("k", make_request(model="nope"))
+    assert not engine.is_busy()
+    request = make_request(model="nope", model_fallback=True, model_version="v2")
+    done = last(run(engine, {"k": request})["k"])
+    assert done.parameters.model == "v2/velocity"
+    assert "nope" in done.notes[0]
+
+
+def test_a_prompt_that_is_too_long_is_cut_with_a_note(engine: TorchEngine) -> None:
+    done = last(run(engine, {"k": make_request(prompt="a " * 100, negative_prompt="b " * 76)})["k"])
+    assert done.notes == [
+        "The prompt was cut: 25 tokens are past the model's limit.",
+        "The negative prompt was cut: 1 tokens are past the model's limit.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "field"),
+    [
+        ({"task": "img2img", "image": "aGVsbG8="}, InvalidImage, "image"),
+        ({"task": "inpaint", "mask_image": "aGVsbG8="}, InvalidImage, "mask_image"),
+        ({"task": "outpaint", "mask_image": None}, InvalidImage, "mask_image"),
+        ({"task": "img2img", "strength": 0.0}, InvalidField, "strength"),
+        ({"task": "img2img", "strength": 0.2}, InvalidField, "strength"),
+        ({"task": "img2img", "image": as_base64(photo(200, 200))}, TooManyPixels, "image"),
+        ({"width": 256, "height": 256}, TooManyPixels, "width"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_and_the_next_request_is_served(
+    models: Path, fields: dict[str, Any], error: type[RunAIError], field: str
+) -> None:
+    engine = TorchEngine(models, device="cpu", dtype="fp32", limits=Limits(max_pixels=150 * 150))
+    with pytest.raises(error) as caught:
+        engine.admit("k", make_request(**fields))
+    assert caught.value.field == field
+    assert not engine.is_busy()
+    assert draw(engine).shape == (64, 64, 3)
+    engine.close()
+
+
+def test_numbers_that_are_no_picture_fail_only_their_own_request(
+    models: Path, tmp_path: Path
+) -> None:
+    for name in ("plain", "sick"):
+        shutil.copytree(models / "v1" / "plain", tmp_path / "v1" / name)
+    engine = TorchEngine(tmp_path, device="cpu", dtype="fp32")
+    engine.admit("sick", make_request(model="sick"))
+    vae = engine._cache._models["v1/sick"].vae
+    with torch.no_grad():
+        vae.decoder.conv_out.bias.fill_(float("nan"))
+    events = run(
+        engine, {"well": make_request(model="v1/plain"), "sick": make_request(model="sick")}
+    )
+    sick = events["sick"][-1]
+    assert isinstance(sick, Failed) and sick.error.code == "not_finite"
+    assert "--dtype fp32" in sick.error.hint
+    assert isinstance(events["well"][-1], Completed)
+
+
+def test_a_dropped_request_says_nothing_more(engine: TorchEngine) -> None:
+    for key in "ab":
+        engine.admit(key, make_request())
+    engine.step()
+    engine.drop("a")
+    engine.drop("unknown")
+    rest = [key for _ in range(20) for key, _ in engine.step()]
+    assert set(rest) == {"b"}
+    assert not engine.is_busy()
+
+
+def test_a_short_request_overtakes_a_long_one(engine: TorchEngine) -> None:
+    engine.admit("long", make_request(num_inference_steps=50))
+    engine.step()
+    engine.admit("short", make_request(num_inference_steps=2))
+    outcomes = [(key, type(event)) for _ in range(2) for key, event in engine.step()]
+    assert ("short", Completed) in outcomes
+    assert engine.is_busy()
+    engine.drop("long")
+
+
+def test_groups_that_cannot_share_a_call_take_turns(engine: TorchEngine) -> None:
+    engine.admit("small", make_request(num_inference_steps=10))
+    engine.admit("wide", make_request(num_inference_steps=10, width=128))
+    turns = [{key for key, _ in engine.step()} for _ in range(6)]
+    assert turns == [{"small"}, {"wide"}] * 3
+    engine.drop("small")
+    engine.drop("wide")
+
+
+def test_a_batch_has_a_limit_and_everyone_gets_a_turn(models: Path) -> None:
+    engine = TorchEngine(models, device="cpu", dtype="fp32", max_batch=2)
+    engine.admit("k", make_request(num_images=5, num_inference_steps=2))
+    events = [event for _ in range(5) for _, event in engine.step()]
+    assert [e.step for e in events if isinstance(e, Progress)] == [2, 4, 6, 8, 10]
+    assert len(last(events).images) == 5
+    engine.close()
+
+
+def test_there_is_room_until_enough_samples_are_active(engine: TorchEngine) -> None:
+    assert engine.has_room()
+    engine.admit("k", make_request(num_images=8))
+    assert not engine.has_room()
+    engine.drop("k")
+    assert engine.has_room()
+
+
+def test_a_model_is_loaded_on_first_use_and_kept(fresh: TorchEngine) -> None:
+    request = make_request(model="plain")
+    assert fresh.model_of(request) == "v1/plain"
+    assert not fresh.is_warm(request)
+    draw(fresh, model="plain")
+    draw(fresh, model="v2/velocity")
+    assert fresh.is_warm(request)
+    loaded = {m.name for m in fresh.models() if m.loaded}
+    assert loaded == {"v1/plain", "v2/velocity"}
+    assert [m.name for m in fresh.models() if m.default] == ["v1/plain"]
+
+
+def test_when_memory_is_short_the_longest_unused_model_goes(fresh: TorchEngine) -> None:
+    draw(fresh, model="v1/plain")
+    draw(fresh, model="v2/velocity")
+    fresh._cache._free_bytes = lambda: 0
+    draw(fresh, model="v1/painter-inpainting")
+    assert fresh._cache.names() == ["v1/painter-inpainting"]
+
+
+def test_a_model_in_use_stays_however_short_memory_is(fresh: TorchEngine) -> None:
+    fresh._cache._free_bytes = lambda: 0
+    fresh.admit("k", make_request(model="v1/plain"))
+    draw(fresh, model="v2/velocity")
+    assert fresh._cache.names() == ["v1/plain", "v2/velocity"]
+
+
+def test_a_model_that_is_replaced_on_disk_by_another_format_is_loaded_anew(
+    models: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(models / "v1" / "plain", tmp_path / "v1" / "m")
+    engine = TorchEngine(tmp_path, device="cpu", dtype="fp32")
+    draw(engine, model="m")
+    shutil.rmtree(tmp_path / "v1" / "m")
+    (tmp_path / "v1" / "m.safetensors").write_bytes(b"garbage")
+    with pytest.raises(ModelBroken):
+        engine.admit("k", make_request(model="m"))
+    engine.close()
+
+
+def test_previews_are_small_pictures_with_the_colours_of_the_latents(engine: TorchEngine) -> None:
+    events = run(engine, {"k": make_request(num_inference_steps=9, preview=True)})["k"]
+    previews = [e for e in events if isinstance(e, Preview)]
+    assert [p.step for p in previews] == [4, 8]
+    assert Image.open(io.BytesIO(previews[0].png)).size == (8, 8)
+    silent = run(engine, {"k": make_request(num_inference_steps=9)})["k"]
+    assert not any(isinstance(e, Preview) for e in silent)
+    assert last(events).images[0].png == last(silent).images[0].png
+
+
+def write_filter(base: Path) -> None:
+    """A tiny safety checker. Its thresholds are set by the tests."""
+    folder = base / "CompVis" / "stable-diffusion-safety-checker"
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    vision = {**size, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}
+    config = CLIPConfig(vision_config=vision, text_config=size, projection_dim=8)
+    StableDiffusionSafetyChecker(config).save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
+
+
+def test_the_nsfw_filter_is_never_skipped_silently(engine: TorchEngine) -> None:
+    with pytest.raises(FilterMissing) as caught:
+        engine.admit("k", make_request(nsfw_filter=True))
+    assert "safety-checker" in caught.value.hint
+
+
+@pytest.mark.parametrize(("threshold", "flagged"), [(2.0, False), (-2.0, True)])
+def test_the_nsfw_filter_blackens_what_it_flags(
+    models: Path, tmp_path: Path, threshold: float, flagged: bool
+) -> None:
+    shutil.copytree(models / "v1" / "plain", tmp_path / "v1" / "plain")
+    write_filter(tmp_path)
+    engine = TorchEngine(tmp_path, device="cpu", dtype="fp32")
+    engine._filter.require()
+    assert engine._filter._parts is not None
+    engine._filter._parts[1].concept_embeds_weights.data.fill_(threshold)
+    done = last(run(engine, {"k": make_request(nsfw_filter=True)})["k"])
+    assert done.images[0].nsfw is flagged
+    assert (not pixels(done).any()) is flagged
+    engine.close()
+
+
+def test_the_example_model_needs_no_filter(models: Path, tmp_path: Path) -> None:
+    engine = TorchEngine(tmp_path, device="cpu", dtype="fp32", example_path=models)
+    done = last(run(engine, {"k": make_request(model="", nsfw_filter=True)})["k"])
+    assert not done.images[0].nsfw
+    engine.close()
+
+
+def difference(a: Pixels, b: Pixels) -> int:
+    return int(abs(a - b).max())
+
+
+def test_fp32_latents_make_bf16_weights_draw_nearly_the_same(models: Path) -> None:
+    rough = TorchEngine(models, device="cpu", dtype="bf16")
+    fine = TorchEngine(models, device="cpu", dtype="fp32")
+    a, b = draw(rough, sampler="euler_a"), draw(fine, sampler="euler_a")
+    assert abs(a - b).mean() < 6
+    assert difference(a, b) > 0
+    for engine in (rough, fine):
+        engine.close()
+
+
+def test_the_models_folder_may_be_empty(tmp_path: Path) -> None:
+    engine = TorchEngine(tmp_path, device="cpu")
+    assert engine.models() == []
+    assert engine.is_warm(make_request(model=""))
+    with pytest.raises(ModelNotFound):
+        engine.admit("k", make_request(model=""))
+
+
+def test_tiny_models_are_not_flat() -> None:
+    """The tests above compare pictures: they must be able to differ."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = tiny.make_vae(tiny.VAE)
+        with torch.no_grad():
+            said = vae.decode(torch.randn(1, 4, 8, 8) / 0.18215).sample
+    assert 0.2 < said.std() < 0.8

@@ -1,0 +1,162 @@
+"""The client's facade: asks, follows requests, and connects again when it has to.
+
+Rules: the first connection is tried once, so that a missing server is known at once; a lost
+one is tried again a few times, with growing pauses, at the next call. A request that was open
+when the connection broke is not sent again: it raises ConnectionLost, for only the caller
+knows whether it is still wanted.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+
+from runai import PROTOCOL_VERSION, __version__
+from runai.client.answers import Answers
+from runai.client.link import Link
+from runai.errors import ConnectionLost
+from runai.schema.events import HelloEvent, ModelInfo, Status
+from runai.schema.requests import GenerationRequest, GetStatus, Hello, ListModels
+
+BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+TIMEOUT_S = 10.0
+
+
+class Client:
+    """A blocking client. Every method may be called from any thread, several at once.
+
+    `observer`: only looks on, the server does not wait for it to leave. `timeout_s`: for
+    connecting and for short answers; a request may take as long as it takes. `backoff_s`: the
+    pauses between attempts to connect again.
+    """
+
+    def __init__(
+        self,
+        host: str = "localhost",
+        port: int = 50006,
+        *,
+        packet_size: int = 1024,
+        observer: bool = False,
+        timeout_s: float = TIMEOUT_S,
+        backoff_s: Sequence[float] = BACKOFF_S,
+    ) -> None:
+        self._address = (host, port)
+        self._packet_size = packet_size
+        self._hello = Hello(
+            protocol=PROTOCOL_VERSION, client=f"runai.client {__version__}", observer=observer
+        )
+        self._timeout_s = timeout_s
+        self._backoff_s = tuple(backoff_s)
+        self._closing = threading.Event()
+        self._changed = threading.Condition()  # guards the three below
+        self._connecting = False
+        self._link: Link | None = None
+        self._server: HelloEvent | None = None
+
+    def connect(self) -> HelloEvent:
+        """Connect if that is not done yet; what the server said of itself on connecting.
+
+        Raises ConnectionLost if there is no server, and what the server refuses us with.
+        """
+        self._alive_link()
+        with self._changed:
+            assert self._server is not None  # there was a link just now
+            return self._server
+
+    def generate(self, request: GenerationRequest) -> Answers:
+        """Send a request and follow it. Raises ConnectionLost, here and while iterating."""
+        return self._alive_link().submit(request)
+
+    def cancel(self, request_id: str) -> None:
+        """End one of our own requests at its next step; it still gets its last answer."""
+        with self._changed:
+            link = self._link
+        if link is not None:
+            link.cancel(request_id)
+
+    def models(self) -> list[ModelInfo]:
+        """The server's catalogue; waits for a server that is still starting."""
+        answer = self._alive_link().ask(ListModels(), "models", None)
+        return answer.models  # type: ignore[union-attr]  # it was asked for by kind
+
+    def status(self) -> Status:
+        """What the server is doing."""
+        return self._alive_link().ask(GetStatus(), "status", self._timeout_s)  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Leave: open requests are canceled by the server. Idempotent."""
+        self._closing.set()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._connecting)
+            link = self._link
+        if link is not None:
+            link.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- connecting ------------------------------------------------------------------
+
+    def _alive_link(self) -> Link:
+        """The link in use, or a new one; one thread makes it while the others wait."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._connecting)
+            dead = self._link
+            if dead is not None and dead.is_alive:
+                return dead
+            self._connecting = True
+        link = server = None
+        try:
+            if dead is not None:
+                dead.close()
+            link, server = self._connect_patiently(() if dead is None else self._backoff_s)
+            return link
+        finally:
+            with self._changed:
+                self._connecting = False
+                if link is not None:
+                    self._link, self._server = link, server
+                self._changed.notify_all()
+
+    def _connect_patiently(self, pauses: Sequence[float]) -> tuple[Link, HelloEvent]:
+        for pause in pauses:
+            try:
+                return self._connect()
+            except ConnectionLost:
+                self._closing.wait(pause)
+        return self._connect()
+
+    def _connect(self) -> tuple[Link, HelloEvent]:
+        if self._closing.is_set():
+            raise ConnectionLost("This client has been closed.", hint="Make a new one.")
+        link = Link(self._open_socket(), self._packet_size)
+        try:
+            server = link.ask(self._hello, "hello", self._timeout_s)
+        except BaseException:
+            link.close()
+            raise
+        assert isinstance(server, HelloEvent)  # it was asked for by kind
+        return link, server
+
+    def _open_socket(self) -> socket.socket:
+        host, port = self._address
+        try:
+            opened = socket.create_connection(self._address, self._timeout_s)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConnectionLost(f"No server answers on {host}, port {port}: {reason}.") from None
+        opened.settimeout(None)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # a host that vanishes without a word is noticed after some minutes
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        return opened

@@ -94,7 +94,6 @@ class TorchEngine:
 
     # --- a request's life ------------------------------------------------------------
 
-    @torch.inference_mode()
     def admit(self, key: str, request: GenerationRequest) -> None:
         """Start the samples of a request; see Engine.admit."""
         entry, note = self._resolve(request)
@@ -102,20 +101,25 @@ class TorchEngine:
             self._filter.require()
         with _device_errors():
             model = self._cache.get(entry, {d.model.name for d in self._drawings.values()})
-            canvas = starts.prepare(model, request, self._limits)
-            self._limits.check_size(*canvas.extent.size, field="width")
-            conditioning = prompts.encode(
-                model, request.prompt, request.negative_prompt, request.guidance_scale
-            )
-            seed = secrets.randbelow(2**32) if request.seed is None else request.seed
-            samples = [
-                starts.start(model, request, canvas, conditioning, seed + i)
-                for i in range(request.num_images)
-            ]
+            drawing = self._begin(key, request, model)
+        drawing.notes = (*note, *drawing.notes)
+        self._drawings[key] = drawing
+
+    @torch.inference_mode()
+    def _begin(self, key: str, request: GenerationRequest, model: loading.LoadedModel) -> Drawing:
+        canvas = starts.prepare(model, request, self._limits)
+        self._limits.check_size(*canvas.extent.size, field="width")
+        conditioning = prompts.encode(
+            model, request.prompt, request.negative_prompt, request.guidance_scale
+        )
+        seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        samples = [
+            starts.start(model, request, canvas, conditioning, seed + i)
+            for i in range(request.num_images)
+        ]
         for sample in samples:
             sample.last_turn = self._turn
-        notes = (*note, *conditioning.notes)
-        self._drawings[key] = Drawing(key, request, model, canvas, seed, samples, notes)
+        return Drawing(key, request, model, canvas, seed, samples, conditioning.notes)
 
     def step(self) -> list[Outcome]:
         """One turn of the loop; see Engine.step."""
@@ -137,7 +141,6 @@ class TorchEngine:
 
     def close(self) -> None:
         self._drawings.clear()
-        self._previewer.forget()
         self._cache.clear()
 
     # --- within ----------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import torch
 from PIL import Image
 
@@ -33,20 +35,18 @@ class Previewer:
     """
 
     def __init__(self) -> None:
-        self._maps: dict[int, torch.Tensor] = {}
+        # goes with its model: one that was unloaded leaves no map behind
+        self._maps: WeakKeyDictionary[LoadedModel, torch.Tensor] = WeakKeyDictionary()
 
     @torch.inference_mode()
     def draw(self, model: LoadedModel, latents: torch.Tensor) -> bytes:
         """A PNG of h × w pixels for latents 1 × 4 × h × w."""
-        fitted = self._maps.get(id(model))
+        fitted = self._maps.get(model)
         if fitted is None:
-            fitted = self._maps[id(model)] = _fit(model)
+            fitted = self._maps[model] = _fit(model)
         rgb = _with_one(latents.float().cpu()) @ fitted
         bytes_ = (rgb.nan_to_num().clamp(0, 1) * 255).round().byte()
         return write_small_png(Image.fromarray(bytes_.numpy(), "RGB"))
-
-    def forget(self) -> None:
-        self._maps.clear()
 
 
 def _fit(model: LoadedModel) -> torch.Tensor:

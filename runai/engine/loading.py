@@ -176,7 +176,7 @@ def _tokenizer(folder: Path) -> Any:
 def _read_tokenizer(folder: Path, **arguments: Any) -> Any:
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True, **arguments)
-    except Exception as error:  # noqa: BLE001 - the tokenizers library raises no narrower one
+    except Exception as error:  # the tokenizers library raises nothing narrower
         raise ModelBroken(f"The vocabulary in {folder} cannot be read: {error}.") from error
 
 

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 
 from runai.engine.engine import TorchEngine
+
+torch.set_num_threads(1)  # the networks are tiny: threads would cost more than they give
 
 
 @pytest.fixture(scope="session")

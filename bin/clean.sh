@@ -1,0 +1,12 @@
+#!/bin/sh
+# Removes what builds, tests and linters leave behind; with --all the virtual environment too.
+set -eu
+cd "$(dirname "$0")/.."
+
+rm -rf build dist .mypy_cache .ruff_cache .hypothesis .import_linter_cache .pytest_cache
+rm -f .coverage .coverage.*
+find . -path ./.venv -prune -o -path ./.git -prune -o \
+    \( -name __pycache__ -o -name '*.egg-info' \) -prune -exec rm -rf {} +
+if [ "${1:-}" = --all ]; then
+    rm -rf .venv
+fi

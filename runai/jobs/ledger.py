@@ -123,6 +123,10 @@ class Ledger:
         self.news.notify_all()
 
     @property
+    def has_work(self) -> bool:
+        return bool(self.quitting or len(self.queue) or self.running or self._to_drop)
+
+    @property
     def state(self) -> ServerState:
         if self.stopping:
             return "stopping"
@@ -162,9 +166,7 @@ class Ledger:
     def wait_for_work(self) -> bool:
         """Block until there is something to do; False when the worker is to end."""
         with self.lock:
-            self._work.wait_for(
-                lambda: self.quitting or len(self.queue) or self.running or self._to_drop
-            )
+            self._work.wait_for(lambda: self.has_work)
             return not self.quitting
 
     def take_dropped(self) -> list[str]:

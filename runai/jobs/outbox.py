@@ -48,6 +48,10 @@ class Outbox:
         self._posts = 0
         self._unread_posts = 0
 
+    def __len__(self) -> int:
+        """How many answers are unread."""
+        return len(self._slots)
+
     def wait_readable(self) -> None:
         """Until there is an answer, or there will never be one."""
         self._readable.wait_for(lambda: self._slots or self.is_done)

@@ -69,10 +69,14 @@ class Worker:
         try:
             self._ledger.engine_came(engine)
             while self._ledger.wait_for_work():
-                self._admit_while_room(engine)
-                self._step(engine)
+                self.turn(engine)
         finally:
             engine.close()
+
+    def turn(self, engine: Engine) -> None:
+        """What is done once there is work: take jobs up, do one step, tell what came of it."""
+        self._admit_while_room(engine)
+        self._step(engine)
 
     def _admit_while_room(self, engine: Engine) -> None:
         while (job := self._next(engine)) is not None and self._admit(engine, job):

@@ -8,13 +8,16 @@ turned into one of ours here, naming the first wrong field, what came and what i
 from __future__ import annotations
 
 import json
-from typing import Any
+import reprlib
+from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from runai.errors import InvalidField, InvalidJSON, RequestError, UnknownAction
 from runai.schema.events import Event
+from runai.schema.fields import RequestId
 from runai.schema.requests import (
+    TASKS,
     Cancel,
     Command,
     GetStatus,
@@ -25,6 +28,12 @@ from runai.schema.requests import (
 
 _TASKS: TypeAdapter[Any] = TypeAdapter(TaskUnion)
 _EVENTS: TypeAdapter[Any] = TypeAdapter(Event)
+EVENT_TYPES = tuple(cls.model_fields["type"].default for cls in get_args(get_args(Event)[0]))
+# validation errors that the value has no part in
+NOTHING_CAME = ("missing", "union_tag_not_found", "union_tag_invalid")
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+_IDS: TypeAdapter[str] = TypeAdapter(RequestId)
 _COMMANDS: dict[str, TypeAdapter[Any]] = {
     "hello": TypeAdapter(Hello),
     "cancel": TypeAdapter(Cancel),
@@ -57,7 +66,9 @@ def parse_command(message: dict[str, Any]) -> Command:
     if adapter is None:
         known = ", ".join(_COMMANDS)
         raise UnknownAction(
-            f"There is no message of type {kind!r}.", hint=f"Use one of: {known}.", field="type"
+            f"There is no message of type {shown(kind)}.",
+            hint=f"Use one of: {known}.",
+            field="type",
         )
     return _validated(adapter, message)  # type: ignore[no-any-return]
 
@@ -83,14 +94,30 @@ def _validated(adapter: TypeAdapter[Any], message: dict[str, Any]) -> Any:
 
 def _first_wrong_field(error: ValidationError) -> InvalidField:
     first = error.errors(include_url=False)[0]
-    # the first part of a union's location is its tag, not a field
     parts = [str(part) for part in first["loc"]]
-    tagged = len(parts) > 1 and parts[0] in {"txt2img", "img2img", "inpaint", "outpaint"}
-    field = ".".join(parts[1:] if tagged else parts) or "task"
-    came = "" if first["type"] == "missing" else f" It is {_shown(first['input'])}."
-    return InvalidField(f"{first['msg'].rstrip('.')}.{came}", field=field)
+    # the first part of a union's location is its tag, not a field
+    if parts and parts[0] in (*TASKS, *EVENT_TYPES):
+        parts = parts[1:]
+    tag = str(first.get("ctx", {}).get("discriminator", "")).strip("'")
+    message = shortened(first["msg"].removeprefix("Value error, ").rstrip("."))
+    came = "" if first["type"] in NOTHING_CAME else f" It is {shown(first['input'])}."
+    return InvalidField(f"{message}.{came}", field=shortened(".".join(parts)) or tag or None)
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+def id_of(message: dict[str, Any]) -> str | None:
+    """The id of a message that could not be understood, if it has one that can be answered to."""
+    try:
+        return _IDS.validate_python(message.get("id"))
+    except ValidationError:
+        return None
+
+
+def shown(value: Any) -> str:
+    """Any value a client sent as short printable text."""
+    return _SHORT.repr(value)
+
+
+def shortened(text: str, length: int = 300) -> str:
+    """Text that may hold what a client sent, bounded and fit to be sent back as UTF-8."""
+    text = text if len(text) <= length else f"{text[: length - 1]}…"
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -23,20 +23,20 @@ from runai.errors import InvalidField, NotOffered, UnknownAction
 from runai.schema import codec
 from runai.schema.dialects import Spoken
 from runai.schema.events import Canceled, Completed, Event, Failed, Loading, Progress
+from runai.schema.requests import TASKS
 
-TASKS = ("txt2img", "img2img", "inpaint", "outpaint")
+# action -> why it is refused, and what to do instead
 REFUSED = {
-    "update": NotOffered(
+    "update": (
         "This server does not replace itself over the network.",
-        hint="Install a newer version by hand.",
-        field="action",
+        "Install a newer version by hand.",
     ),
-    "convert": NotOffered(
+    "convert": (
         "This server writes no files, and so converts none.",
-        hint="No need to: .ckpt, .safetensors and diffusers folders are all loaded as they are.",
-        field="action",
+        "No need to: .ckpt, .safetensors and diffusers folders are all loaded as they are.",
     ),
 }
+VERSIONS = {"v1": "v1", "v2": "v2", "v1 (community)": "v1", "v2 (community)": "v2"}
 PROGRESS_ACTION = 4
 _numbers = itertools.count(1)
 
@@ -48,7 +48,9 @@ def _text(value: Any) -> str:
 
 
 def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if not isinstance(value, (str, float)):
         raise ValueError("a whole number")
     try:
         number = float(value) if not isinstance(value, str) or "." in value else int(value)
@@ -66,6 +68,13 @@ def _number(value: Any) -> float:
         return float(value)
     except (ValueError, OverflowError):
         raise ValueError("a number") from None
+
+
+def _version(value: Any) -> str:
+    found = VERSIONS.get(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f"one of {', '.join(VERSIONS)}")
+    return found
 
 
 def _truth(value: Any) -> bool:
@@ -100,6 +109,14 @@ OPTIONS = (
     Option("do_nsfw_filter", "nsfw_filter", _truth),
     Option("pixels", "image", _text, ("img2img", "inpaint", "outpaint")),
     Option("mask", "mask_image", _text, ("inpaint", "outpaint")),
+)
+N_SAMPLES = Option("A_n_samples", "num_images", _integer)
+N_ITER = Option("A_n_iter", "num_images", _integer)
+VERSION = Option("version", "model_version", _version)
+BASE_PATH = Option("model_base_path", "model", _text)
+# where a model's name may stand; the first that is not empty counts
+MODEL_NAMES = tuple(
+    Option(key, "model", _text) for key in ("A_model", "model", "model_path", "A_model_path")
 )
 DEFAULTS: dict[str, Any] = {"seed": 42, "width": 512, "height": 512, "sampler": "euler_a"}
 
@@ -169,11 +186,12 @@ def parse(message: dict[str, Any]) -> Spoken:
     """A plugin's message as the native request it means."""
     action = message.get("action")
     if isinstance(action, str) and action in REFUSED:
-        raise REFUSED[action]
+        why, hint = REFUSED[action]
+        raise NotOffered(why, hint=hint, field="action")
     if action not in TASKS:
         known = ", ".join(TASKS)
         raise UnknownAction(
-            f"There is no action {action!r}.",
+            f"There is no action {codec.shown(action)}.",
             hint=f"Use one of: {known}; or send a `type` (docs/protocol.md).",
             field="action",
         )
@@ -195,8 +213,7 @@ def _fields(action: str, options: dict[str, Any]) -> dict[str, Any]:
         "id": f"krita-{next(_numbers)}",
         **DEFAULTS,
         **_model(action, options),
-        "num_images": _read(Option("A_n_samples", "", _integer), action, options, 1)
-        * _read(Option("A_n_iter", "", _integer), action, options, 1),
+        "num_images": _read(N_SAMPLES, action, options, 1) * _read(N_ITER, action, options, 1),
     }
     for option in OPTIONS:
         value = _read(option, action, options, None)
@@ -213,8 +230,7 @@ def _read(option: Option, action: str, options: dict[str, Any], default: Any) ->
     try:
         return option.read(value)
     except ValueError as wanted:
-        shown = repr(value)[:60]
-        raise InvalidField(f"It must be {wanted}, not {shown}.", field=key) from None
+        raise InvalidField(f"It must be {wanted}, not {codec.shown(value)}.", field=key) from None
 
 
 def _key(option: Option, action: str) -> str:
@@ -222,10 +238,11 @@ def _key(option: Option, action: str) -> str:
 
 
 def _key_of(field: str | None, action: str) -> str | None:
-    for option in OPTIONS:
+    """The plugin's key for one of our fields."""
+    for option in (*OPTIONS, N_SAMPLES, VERSION, *MODEL_NAMES):
         if option.field == field:
             return _key(option, action)
-    return f"{action}_n_samples" if field == "num_images" else field
+    return field
 
 
 def _model(action: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -234,14 +251,13 @@ def _model(action: str, options: dict[str, Any]) -> dict[str, Any]:
     A fresh profile names a model that exists nowhere, with both paths empty: then the
     version's default model is meant.
     """
-    base = str(options.get("model_base_path") or "")
-    candidates = (f"{action}_model", "model", "model_path", f"{action}_model_path")
-    name = next((str(options[key]) for key in candidates if options.get(key)), "")
-    if base and name.startswith(base):
+    base = _read(BASE_PATH, action, options, "").rstrip("/\\")
+    names = [_read(option, action, options, "") for option in MODEL_NAMES]
+    name = next(filter(None, names), "")
+    if base and name.startswith((f"{base}/", f"{base}\\")):
         name = name[len(base) :].lstrip("/\\")
-    version = str(options.get("version") or "v1")[:2]
     return {
         "model": name,
-        "model_version": version if version in ("v1", "v2") else "v1",
+        "model_version": _read(VERSION, action, {"version": options.get("version") or "v1"}, None),
         "model_fallback": not base and not options.get("model_path"),
     }

@@ -1,0 +1,77 @@
+"""A client for a command: of the server that is running, or of one started for the purpose.
+
+The embedded server is the real one, in this process, on a free loopback port: a request goes
+through the same socket, queue and worker as ever, so there is one way to draw, not two.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from runai.cli import logs, wiring
+from runai.client import Client
+from runai.errors import ConnectionLost
+from runai.jobs.engine import Engine
+from runai.settings import Settings, is_loopback
+from runai.transports import listener
+from runai.transports.socket_server import SocketServer
+
+LOOPBACK = "127.0.0.1"
+
+
+def client_for(settings: Settings, *, observer: bool = False) -> Client:
+    """A client, not connected yet, of the server that the settings name."""
+    return Client(settings.host, settings.port, packet_size=settings.packet_size, observer=observer)
+
+
+@contextmanager
+def connected(settings: Settings, make_engine: Callable[[], Engine] | None) -> Iterator[Client]:
+    """A connected client: of the running server, else of an embedded one.
+
+    Raises ConnectionLost if the server should be on another computer and is not there.
+    """
+    with client_for(settings) as client:
+        if _is_there(client, settings.host):
+            yield client
+            return
+    print("No server is running: one is started for this.", file=sys.stderr)
+    with embedded(settings, make_engine) as own, client_for(own) as client:
+        client.connect()
+        yield client
+
+
+def _is_there(client: Client, host: str) -> bool:
+    try:
+        client.connect()
+    except ConnectionLost:
+        if not is_loopback(host):
+            raise
+        return False
+    return True
+
+
+@contextmanager
+def embedded(settings: Settings, make_engine: Callable[[], Engine] | None) -> Iterator[Settings]:
+    """A server in this process; the settings that lead to it. Stopped and joined at the end.
+
+    Its errors reach the client as answers, so its log stays silent but for level debug.
+    """
+    logs.start("debug" if settings.log_level == "debug" else "critical")
+    listeners = listener.bind(LOOPBACK, 0)
+    own = replace(settings, host=LOOPBACK, keep_alive=True, timeout=False)
+    # an engine that cannot be made needs no more than that: it fails every request
+    service = wiring.service(own, make_engine, on_fatal=lambda error: None)
+    server = SocketServer(listeners, service, wiring.socket_options(own))
+    thread = threading.Thread(target=server.run, name="runai-embedded")
+    service.start()
+    thread.start()
+    try:
+        yield replace(own, port=server.port)
+    finally:
+        server.stop()
+        service.stop()
+        thread.join()

@@ -1,0 +1,35 @@
+"""The exit codes of all commands, in one table; the README repeats it and a test compares."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from runai.errors import InvalidSetting, RequestError, RunAIError
+
+SIGNAL_BASE = 128
+
+
+class ExitCode(IntEnum):
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOBODY_CAME = 3
+    INTERRUPTED = SIGNAL_BASE + 2
+    TERMINATED = SIGNAL_BASE + 15
+
+
+MEANINGS = {
+    ExitCode.OK: "The last client has left, or the server was told to stop and nothing was lost; "
+    "for the other commands: done.",
+    ExitCode.FAILED: "It could not start (port busy, no torch, …), or the request failed.",
+    ExitCode.USAGE: "A flag, variable, file setting or request parameter is wrong.",
+    ExitCode.NOBODY_CAME: "No client came (`--timeout`).",
+    ExitCode.INTERRUPTED: "Stopped by Ctrl-C (SIGINT), and work was canceled.",
+    ExitCode.TERMINATED: "Stopped by SIGTERM, and work was canceled.",
+}
+
+
+def code_of(error: RunAIError) -> ExitCode:
+    """How a command ends that met this error."""
+    wrong = isinstance(error, (InvalidSetting, RequestError))
+    return ExitCode.USAGE if wrong else ExitCode.FAILED

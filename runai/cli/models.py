@@ -1,0 +1,66 @@
+"""`runai models`: the catalogue, from the running server or, without one, from the disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+from runai.cli.embedded import client_for
+from runai.cli.exit_codes import ExitCode
+from runai.cli.parser import Parser
+from runai.cli.wiring import example_path
+from runai.engine.catalogue import Catalogue
+from runai.errors import ConnectionLost
+from runai.jobs.engine import Engine
+from runai.schema.events import ModelInfo
+from runai.settings import Settings, is_loopback
+
+COLUMNS = ("name", "version", "format", "default", "loaded")
+
+
+def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
+    parser = Parser("models", "List the models, of the running server if there is one.")
+    parser.add_argument("--json", action="store_true", help="one JSON array")
+    parser.add_settings(("host", "port", "packet_size", "model_base_path", "insecure"))
+    arguments, settings = parser.read(words)
+    models = [model.model_dump() for model in _models(settings)]
+    if arguments.json:
+        print(json.dumps(models, indent=2))
+    else:
+        _print_table(models)
+    return ExitCode.OK
+
+
+def _models(settings: Settings) -> list[ModelInfo]:
+    with client_for(settings, observer=True) as client:
+        try:
+            return client.models()
+        except ConnectionLost:
+            if not is_loopback(settings.host):
+                raise
+    return _on_disk(settings)
+
+
+def _on_disk(settings: Settings) -> list[ModelInfo]:
+    catalogue = Catalogue([settings.model_base_path], example_path())
+    entries = catalogue.entries()
+    default = catalogue.default() if entries else None
+    return [
+        ModelInfo(
+            name=entry.name, version=entry.version, format=entry.format, default=entry == default
+        )
+        for entry in entries
+    ]
+
+
+def _print_table(models: Sequence[dict[str, object]]) -> None:
+    shown = [[_cell(model[column]) for column in COLUMNS] for model in models]
+    rows = [list(COLUMNS), *shown]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(line.rstrip())
+
+
+def _cell(value: object) -> str:
+    return {True: "yes", False: ""}[value] if isinstance(value, bool) else str(value)

@@ -1,0 +1,29 @@
+"""`runai serve`: listens first, imports what is heavy afterwards.
+
+A client started at the same moment finds an open port after some hundredths of a second; what
+it sends waits in the kernel until `serving`, with all its imports, gets to it. So nothing
+may be imported up here that is not needed to read the settings and to listen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from runai.cli import COMMANDS
+from runai.cli.parser import Parser
+from runai.transports import listener
+
+if TYPE_CHECKING:
+    from runai.jobs.engine import Engine
+
+
+def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
+    others = "; ".join(f"runai {name}: {what}" for name, what in COMMANDS.items())
+    parser = Parser("", "Draw pictures for clients over a socket.", epilog=others)
+    parser.add_settings()
+    _, settings = parser.read(words)
+    listeners = listener.bind(settings.host, settings.port, packet_size=settings.packet_size)
+    from runai.cli.serving import serve
+
+    return serve(listeners, settings, make_engine)

@@ -1,0 +1,91 @@
+"""Which parts make up a server: settings in, service and options out.
+
+Imports no torch: `torch_engine` does that when it is called, on the worker thread.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import runai
+from runai.errors import DependencyMissing, RunAIError
+from runai.jobs.engine import Engine
+from runai.jobs.service import Service
+from runai.schema.limits import Limits
+from runai.settings import Settings
+from runai.transports.socket_server import SocketOptions
+
+# before huggingface_hub, transformers and diffusers are imported: they read these once
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DISABLE_TELEMETRY": "YES",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+}
+EXAMPLE = "models.example"
+Fatal = Callable[[RunAIError], None]
+
+
+def stay_offline() -> None:
+    """Tell the libraries not to use the network, whatever the environment says."""
+    os.environ.update(OFFLINE)
+
+
+def limits(settings: Settings) -> Limits:
+    return Limits(settings.max_pixels, settings.max_steps, settings.max_images)
+
+
+def socket_options(settings: Settings) -> SocketOptions:
+    return SocketOptions(
+        packet_size=settings.packet_size,
+        max_message_bytes=settings.max_message_bytes,
+        max_connections=settings.max_client_connections,
+        keep_alive=settings.keep_alive,
+        first_client_timeout_s=settings.first_client_timeout_s,
+    )
+
+
+def service(
+    settings: Settings, make_engine: Callable[[], Engine] | None, on_fatal: Fatal
+) -> Service:
+    """A service that is not started yet; without `make_engine` torch draws."""
+    stay_offline()
+    return Service(
+        make_engine or (lambda: torch_engine(settings)),
+        limits(settings),
+        max_queued=settings.max_queued,
+        on_fatal=on_fatal,
+    )
+
+
+def torch_engine(settings: Settings) -> Engine:
+    """The engine that draws with diffusers. Raises DependencyMissing or InvalidSetting."""
+    try:
+        from runai.engine.engine import TorchEngine
+    except ImportError as error:
+        raise DependencyMissing(
+            f"The engine cannot be imported: {error}.",
+            hint="Install the package with all it needs: pip install runai.",
+        ) from error
+    return TorchEngine(
+        settings.model_base_path,
+        device=settings.device,
+        dtype=settings.dtype,
+        max_batch=settings.max_batch or None,
+        limits=limits(settings),
+        example_path=example_path(),
+    )
+
+
+def example_path() -> Path | None:
+    """The folder of the model that comes with RunAI: beside the package, or installed."""
+    beside = Path(runai.__file__).resolve().parent.parent / EXAMPLE
+    installed = Path(sys.prefix, "share", "runai", EXAMPLE)
+    return next((path for path in (beside, installed) if path.is_dir()), None)

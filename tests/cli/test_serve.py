@@ -1,0 +1,253 @@
+"""How a server starts, and with which exit code it ends."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import runai.settings
+from runai.cli import main, serving
+from runai.client import Client
+from runai.errors import EngineError
+from runai.schema.requests import TextToImage
+from runai.settings import Settings
+from runai.testing.scripted import ScriptedEngine
+from runai.transports import listener
+
+# the engine's gate is shut; a line on stdin opens it
+GATED = """
+import sys, threading
+from runai.cli import main
+from runai.testing.scripted import ScriptedEngine
+engine = ScriptedEngine()
+engine.gate.close()
+opener = threading.Thread(target=lambda: (sys.stdin.readline(), engine.gate.open()))
+opener.start()
+sys.exit(main(sys.argv[1:], make_engine=lambda: engine))
+"""
+# connects whenever one of these is about to be imported; torch then is not to be had
+WATCH_IMPORTS = """
+import importlib.abc, socket, sys
+port = int(sys.argv[sys.argv.index("--port") + 1])
+held = []
+class Watch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in ("pydantic", "torch", "runai.jobs", "runai.schema"):
+            held.append(socket.create_connection(("127.0.0.1", port), 5))
+            print(name, flush=True)
+        if name == "torch":
+            while held:
+                held.pop().close()
+            raise ImportError("not on this computer")
+sys.meta_path.insert(0, Watch())
+from runai.cli import main
+sys.exit(main())
+"""
+WAYS = {
+    "runai": ("-c", "import sys; from runai.cli import main; sys.exit(main())"),
+    "runai serve": ("-c", "import sys; from runai.cli import main; sys.exit(main())", "serve"),
+    "python -m runai": ("-m", "runai"),
+    "python server.py": ("server.py",),
+}
+
+
+def request(request_id: str = "1") -> TextToImage:
+    return TextToImage(id=request_id, prompt="a red circle")
+
+
+def line_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr."""
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_starting_serves(start: Callable[..., Any], way: str) -> None:
+    child = start(*WAYS[way], "--port", "0", "--device", "cpu")
+    port = int(child.wait_for(r"port (\d+)")[1])
+    with Client("localhost", port) as client:
+        assert client.connect().state in ("starting", "ready")
+
+
+def test_the_server_ends_when_its_last_client_has_left(start: Callable[..., Any]) -> None:
+    child = start("-c", GATED, "--port", "0")
+    child.tell()
+    port = int(child.wait_for(r"port (\d+)")[1])
+    with Client("localhost", port) as first, Client("localhost", port) as second:
+        first.connect()
+        second.connect()
+        first.close()
+        assert second.status().state == "ready"
+    assert child.end() == 0
+
+
+def test_connections_are_accepted_before_anything_heavy_is_imported_and_without_torch_too(
+    start: Callable[..., Any],
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    child = start("-c", WATCH_IMPORTS, "--port", str(port))
+    assert child.end() == 1
+    assert set(child.out.split()) == {"pydantic", "torch", "runai.jobs", "runai.schema"}
+    last = child.seen.splitlines()[-1]
+    assert last.startswith("runai: The engine cannot be imported: not on this computer.")
+    assert last.endswith("[dependency_missing]")
+
+
+def test_nobody_coming_in_time_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runai.settings, "ATTEMPT_S", 0.01)
+    assert main(["--port", "0", "--timeout"], make_engine=ScriptedEngine) == 3
+
+
+def test_a_busy_port_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        assert main(["serve", "--port", str(port)], make_engine=ScriptedEngine) == 1
+    line = line_of(capsys)
+    assert line.startswith("runai: ")
+    assert str(port) in line
+    assert line.endswith("[address_in_use]\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--prot", "1"], "unrecognized arguments: --prot 1"),
+        (["--port", "x"], "--port: 'x' is not a whole number from 0 to 65535"),
+        (["--por", "1"], "unrecognized arguments: --por 1"),
+        (["--port"], "expected one argument"),
+        (["--host", "0.0.0.0"], "neither encryption nor authentication"),
+        (["--model-base-path", "/nowhere"], "'/nowhere' is not a folder"),
+        (["--config", "/nowhere.toml"], "/nowhere.toml cannot be read"),
+        (["serve", "fast"], "unrecognized arguments: fast"),
+        (["draw"], "There is no command 'draw'"),
+    ],
+)
+def test_a_wrong_word_is_said_in_one_line(
+    capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert main(words, make_engine=ScriptedEngine) == 2
+    line = line_of(capsys)
+    assert line.startswith("runai: ")
+    assert said in line
+    assert line.endswith("[invalid_setting]\n")
+
+
+def test_a_wrong_variable_is_said_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNAI_MAX_STEPS", "none")
+    assert main([], make_engine=ScriptedEngine) == 2
+    assert "RUNAI_MAX_STEPS: 'none' is not" in line_of(capsys)
+
+
+def test_help_lists_every_setting_and_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert all(row.flag in text for row in runai.settings.ROWS.values())
+    assert all(command in text for command in ("serve", "generate", "models", "status"))
+
+
+def test_an_engine_that_cannot_be_made_ends_the_server(capsys: pytest.CaptureFixture[str]) -> None:
+    def make() -> ScriptedEngine:
+        raise EngineError("No device.", hint="Buy one.")
+
+    assert main(["--port", "0"], make_engine=make) == 1
+    assert capsys.readouterr().err.endswith("runai: No device. Buy one. [engine]\n")
+
+
+def test_the_settings_reach_the_server() -> None:
+    settings = Settings(port=0, max_steps=7, packet_size=64, max_message_bytes=4096)
+    listeners = listener.bind("127.0.0.1", 0, packet_size=64)
+    port = listeners[0].getsockname()[1]
+    codes: list[int] = []
+    thread = threading.Thread(
+        target=lambda: codes.append(serving.serve(listeners, settings, ScriptedEngine))
+    )
+    thread.start()
+    with Client("127.0.0.1", port, packet_size=64) as client:
+        capabilities = client.connect().capabilities
+        assert (capabilities.max_steps, capabilities.max_message_bytes) == (7, 4096)
+        *_, last = client.generate(request())
+    assert last.type == "failed"  # the standard 20 steps are too many
+    thread.join(20)
+    assert codes == [0]
+
+
+def test_told_to_stop_it_finishes_what_is_being_drawn(start: Callable[..., Any]) -> None:
+    child = start("-c", GATED, "--port", "0", "--grace-s", "60")
+    port = int(child.wait_for(r"port (\d+)")[1])
+    with Client("localhost", port) as client:
+        answers = client.generate(request())
+        while next(answers).type != "loading":
+            pass
+        child.signal(signal.SIGTERM)
+        child.wait_for("Stopping")
+        child.tell()
+        *_, last = answers
+        assert last.type == "completed"
+    assert child.end() == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_what_is_not_done_in_the_grace_time_is_canceled_and_the_exit_code_says_so(
+    start: Callable[..., Any], number: int, code: int
+) -> None:
+    child = start("-c", GATED, "--port", "0", "--grace-s", "0")
+    port = int(child.wait_for(r"port (\d+)")[1])
+    with Client("localhost", port) as client:
+        answers = client.generate(request())
+        while next(answers).type != "loading":
+            pass
+        child.signal(number)
+        *_, last = answers
+        assert last.type == "canceled"
+        child.tell()
+    assert child.end() == code
+
+
+def test_a_second_signal_ends_the_grace_time(start: Callable[..., Any]) -> None:
+    child = start("-c", GATED, "--port", "0", "--grace-s", "3600")
+    port = int(child.wait_for(r"port (\d+)")[1])
+    with Client("localhost", port) as client:
+        answers = client.generate(request())
+        while next(answers).type != "loading":
+            pass
+        child.signal(signal.SIGINT)
+        child.wait_for("Stopping")
+        child.signal(signal.SIGTERM)
+        *_, last = answers
+        assert last.type == "canceled"
+        child.tell()
+    assert child.end() == 130
+
+
+def test_a_signal_while_nothing_is_drawn_loses_nothing(start: Callable[..., Any]) -> None:
+    child = start("-c", GATED, "--port", "0")
+    child.wait_for(r"port (\d+)")
+    child.signal(signal.SIGTERM)
+    child.tell()
+    assert child.end() == 0
+
+
+def test_the_log_has_one_line_a_record_and_no_prompts(start: Callable[..., Any]) -> None:
+    child = start("-c", GATED, "--port", "0", "--log-level", "info")
+    port = int(child.wait_for(r"port (\d+)")[1])
+    child.tell()
+    with Client("localhost", port) as client:
+        assert [*client.generate(request())][-1].type == "completed"
+    assert child.end() == 0
+    assert "red circle" not in child.seen
+    for line in child.seen.splitlines():
+        assert " runai" in line
+        assert line[:2] == "20"

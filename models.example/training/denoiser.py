@@ -1,0 +1,183 @@
+"""The UNet, and the text encoder trained along with it.
+
+First the epsilon variant, from nothing. Then the v-prediction variant, in the shape of Stable
+Diffusion 2 (linear projections around attention), from the epsilon one's weights; it keeps the
+text encoder as it is. One caption in ten is dropped, for classifier-free guidance. Losses are
+weighted by min-SNR (Hang et al. 2023, gamma 5): what decides shape and colour counts more than
+the last traces of noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from data import SIDE, as_tensor, scenes
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from progress import Average, Log, learning_rate, save
+from text import WIDTH, new_encoder, token_ids, write_tokenizer
+from torch import nn
+from transformers import CLIPTokenizer
+
+from runai.testing import shapes
+
+SCENES, CAPTIONS_EACH = 12000, 4
+BATCH = 32
+DROPPED = 0.1
+GAMMA = 5.0
+NOISE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "steps_offset": 1,
+}
+CONFIG: dict[str, Any] = {
+    "sample_size": SIDE // 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    "block_out_channels": [64, 96, 128],
+    "layers_per_block": 1,
+    "cross_attention_dim": WIDTH,
+    "attention_head_dim": 4,
+    "norm_num_groups": 32,
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the two models: how its UNet is built and how long it is trained."""
+
+    name: str
+    prediction: str
+    linear: bool
+    iterations: int
+    peak_lr: float
+
+
+EPSILON = Variant("epsilon", "epsilon", False, 2600, 1e-3)
+V = Variant("v", "v_prediction", True, 900, 6e-4)
+
+
+@torch.no_grad()
+def encode(work: Path, vae: AutoencoderKL) -> None:
+    """Draw the scenes, put them into latents and words, and keep both in `latents.pt`."""
+    drawn = scenes(SCENES, seed=2)
+    latents = []
+    for first in range(0, SCENES, 50):
+        pictures = as_tensor([shapes.draw(scene, SIDE) for scene in drawn[first : first + 50]])
+        with torch.autocast("cpu", torch.bfloat16):
+            latents.append(vae.encode(pictures).latent_dist.mean.float())
+        if first % 2000 == 0:
+            print(f"latents {first}/{SCENES}", flush=True)
+    everything = torch.cat(latents)
+    tokenizer = write_tokenizer(work / "tokenizer")
+    rng = np.random.default_rng(3)
+    captions = [shapes.caption(scene, rng) for scene in drawn for _ in range(CAPTIONS_EACH)]
+    tokens = token_ids(tokenizer, captions).view(SCENES, CAPTIONS_EACH, -1)
+    factor = round(1 / float(everything.std()), 5)
+    save(work / "latents.pt", {"latents": everything * factor, "tokens": tokens, "factor": factor})
+
+
+class Conditioned(nn.Module):
+    """Tokens and noisy latents to a prediction: text encoder and UNet as one."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, linear: bool) -> None:
+        super().__init__()
+        self.text = new_encoder(tokenizer)
+        self.unet = UNet2DConditionModel(**CONFIG, use_linear_projection=linear)
+
+    def forward(
+        self, noisy: torch.Tensor, steps: torch.Tensor, tokens: torch.Tensor
+    ) -> torch.Tensor:
+        words = self.text(tokens).last_hidden_state
+        return self.unet(noisy, steps, words).sample
+
+
+def linear_from_convolutions(
+    weights: dict[str, torch.Tensor], model: nn.Module
+) -> dict[str, torch.Tensor]:
+    """1×1 convolutions as the linear layers this model has instead: the same numbers."""
+    wanted = model.state_dict()
+    return {key: value.reshape(wanted[key].shape) for key, value in weights.items()}
+
+
+class Trainer:
+    """One variant's training: the data, the model, its average, the optimizer."""
+
+    def __init__(self, work: Path, variant: Variant) -> None:
+        self.work, self.variant = work, variant
+        self.path = work / f"{variant.name}.pt"
+        self.tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer", local_files_only=True)
+        data = torch.load(work / "latents.pt")
+        self.latents, self.tokens = data["latents"], data["tokens"]
+        self.unsaid = token_ids(self.tokenizer, [""])
+        self.schedule = DDPMScheduler(**NOISE, prediction_type=variant.prediction)
+        self.model = Conditioned(self.tokenizer, variant.linear)
+        self.first = 0
+        state = torch.load(self.path) if self.path.exists() else None
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.first = state["iteration"]
+        elif variant is V:
+            base = torch.load(work / "epsilon.pt")["average"]
+            self.model.load_state_dict(linear_from_convolutions(base, self.model))
+        self.model.text.requires_grad_(variant is not V)
+        learned = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(learned, lr=variant.peak_lr, weight_decay=0.01)
+        self.average = Average(self.model)
+        if state is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average.weights = state["average"]
+
+    def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents and tokens of random scenes, some without their caption."""
+        chosen = torch.randint(len(self.latents), (BATCH,))
+        tokens = self.tokens[chosen, torch.randint(CAPTIONS_EACH, (BATCH,))]
+        tokens[torch.rand(BATCH) < DROPPED] = self.unsaid
+        return self.latents[chosen], tokens
+
+    def loss(self) -> torch.Tensor:
+        latents, tokens = self.batch()
+        noise = torch.randn_like(latents)
+        steps = torch.randint(1000, (BATCH,))
+        noisy = self.schedule.add_noise(latents, noise, steps)
+        kept = self.schedule.alphas_cumprod[steps]
+        ratio = kept / (1 - kept)
+        if self.variant is V:
+            target = self.schedule.get_velocity(latents, noise, steps)
+            weight = ratio.clamp(max=GAMMA) / (ratio + 1)
+        else:
+            target, weight = noise, ratio.clamp(max=GAMMA) / ratio
+        with torch.autocast("cpu", torch.bfloat16):
+            guess = self.model(noisy, steps, tokens).float()
+        error = (guess - target).square().mean(dim=(1, 2, 3))
+        return (weight * error).mean() / weight.mean()
+
+    def train(self) -> None:
+        """To the variant's last iteration."""
+        total = self.variant.iterations
+        torch.manual_seed(1000 + self.first)
+        log = Log(self.variant.name, total, self.first, self.work)
+        for iteration in range(self.first, total):
+            lr = learning_rate(iteration, total, self.variant.peak_lr, warm_up=60)
+            self.optimizer.param_groups[0]["lr"] = lr
+            loss = self.loss()
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.average.update(self.model, iteration)
+            log.note(iteration, loss, lr)
+            if log.is_time_to_save(iteration):
+                self.save(iteration + 1)
+
+    def save(self, iteration: int) -> None:
+        parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        save(self.path, {**parts, "average": self.average.weights, "iteration": iteration})

@@ -1,0 +1,151 @@
+"""The raw-socket server: takes connections, and knows when to end.
+
+Theory of operation. `run` waits on one thread for newcomers, for the wake-up end of a
+socket pair, and for the time by which somebody must have come; nothing else wakes it. Each
+connection has its own threads, which tell the `Roll` that they ended and wake `run`, which joins
+them and asks the roll whether that was a reason to end. At the end the listeners are closed
+first; connections may still write the answers of what is done, until a deadline, and then
+all of them are closed and joined.
+
+It does not wait for jobs to be drawn: `drain` the service before `stop`, if they are to be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import selectors
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from runai.errors import TooManyConnections
+from runai.jobs.service import Service
+from runai.transports.connection import ClientConnection
+from runai.transports.options import SocketOptions
+from runai.transports.refusal import Refusal
+from runai.transports.roll import Roll, StopReason
+
+__all__ = ["SocketOptions", "SocketServer", "StopReason"]
+
+KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 6}  # seconds
+log = logging.getLogger(__name__)
+Member = ClientConnection | Refusal
+
+
+class SocketServer:
+    """Serves on listening sockets, which it owns from now on."""
+
+    def __init__(
+        self, listeners: Sequence[socket.socket], service: Service, options: SocketOptions
+    ) -> None:
+        self._listeners = listeners
+        self._service = service
+        self._options = options
+        self._stopping = False
+        self._woken, self._waker = socket.socketpair()
+        for sock in (*listeners, self._woken, self._waker):
+            sock.setblocking(False)
+        self.port: int = listeners[0].getsockname()[1]
+
+    def run(self) -> StopReason:
+        """Serve on this thread until there is a reason to end; every thread is joined then."""
+        wait_s = self._options.first_client_timeout_s
+        self._roll: Roll[Member] = Roll(
+            keep_alive=self._options.keep_alive,
+            first_client_by=None if wait_s is None else time.monotonic() + wait_s,
+        )
+        try:
+            return self._accept_until_end()
+        finally:
+            self._close()
+
+    def stop(self) -> None:
+        """Make `run` return, also if it runs only later. From any thread or signal handler."""
+        self._stopping = True
+        self._wake()
+
+    def _wake(self) -> None:
+        # full: a wake-up is on its way; closed: `run` has returned
+        with contextlib.suppress(OSError):
+            self._waker.send(b"\0")
+
+    def _accept_until_end(self) -> StopReason:
+        with selectors.DefaultSelector() as selector:
+            for listener in self._listeners:
+                accept = functools.partial(self._accept, listener)
+                selector.register(listener, selectors.EVENT_READ, accept)
+            selector.register(self._woken, selectors.EVENT_READ, self._tidy)
+            while (reason := self._reason_to_end()) is None:
+                for key, _ in selector.select(self._roll.time_left(time.monotonic())):
+                    react: Callable[[], None] = key.data
+                    react()
+        log.info("The socket server ends: %s.", reason.value)
+        return reason
+
+    def _reason_to_end(self) -> StopReason | None:
+        if self._stopping:
+            return StopReason.STOPPED
+        return self._roll.reason_to_end(time.monotonic())
+
+    def _tidy(self) -> None:
+        self._woken.recv(4096)
+        for gone in self._roll.take_gone():
+            gone.join()
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # it left before it was taken
+            return
+        sock.setblocking(True)
+        _keep_watch(sock)
+        self._seat(sock)
+
+    def _seat(self, sock: socket.socket) -> None:
+        present = self._roll.present()
+        seated = sum(isinstance(member, ClientConnection) for member in present)
+        options = self._options
+        if seated < options.max_connections:
+            connection = ClientConnection(sock, self._service, options, self._observe, self._leave)
+            self._roll.enter(connection)
+            connection.start()
+        elif len(present) < 2 * options.max_connections:
+            error = TooManyConnections(f"{seated} clients are connected, which is all there may.")
+            refusal = Refusal(sock, error, options.packet_size, self._leave)
+            self._roll.enter(refusal, counts=False)
+            refusal.start()
+        else:  # even those being refused are too many
+            sock.close()
+
+    def _observe(self, connection: ClientConnection) -> None:
+        self._roll.observe(connection)
+        self._wake()
+
+    def _leave(self, member: Member) -> None:
+        self._roll.leave(member)
+        self._wake()
+
+    def _close(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        members = self._roll.present()
+        until = time.monotonic() + self._options.write_deadline_s
+        for member in members:
+            member.finish()
+        for member in members:
+            member.join(max(until - time.monotonic(), 0.0))
+        for member in members:
+            member.abort()
+        for member in (*members, *self._roll.take_gone()):
+            member.join()
+        self._woken.close()
+        self._waker.close()
+
+
+def _keep_watch(sock: socket.socket) -> None:
+    """Notice, in some minutes, a peer whose computer or network is gone."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)

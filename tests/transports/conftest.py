@@ -1,0 +1,102 @@
+"""Servers on real sockets over scripted engines."""
+
+from __future__ import annotations
+
+import faulthandler
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from runai.jobs.service import Service
+from runai.testing.scripted import ScriptedEngine
+from runai.transports.listener import bind
+from runai.transports.socket_server import SocketOptions, SocketServer, StopReason
+from tests.transports.clients import PATIENCE_S, RawClient
+
+
+@pytest.fixture(autouse=True)
+def _no_hang() -> Iterator[None]:
+    """The last resort: a test that hangs all the same ends the run, and shows where."""
+    faulthandler.dump_traceback_later(6 * PATIENCE_S, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+class Running:
+    """A server that runs on a thread of its own."""
+
+    def __init__(
+        self,
+        engine: ScriptedEngine,
+        make_engine: Callable[[], ScriptedEngine],
+        host: str,
+        options: SocketOptions,
+    ) -> None:
+        self.engine = engine
+        self.service = Service(make_engine)
+        listeners = bind(host, 0, packet_size=options.packet_size)
+        self.server = SocketServer(listeners, self.service, options)
+        self.port = self.server.port
+        self.packet_size = options.packet_size
+        self._reason: StopReason | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def start(self) -> None:
+        self.service.start()
+        self._thread.start()
+
+    def _run(self) -> None:
+        self._reason = self.server.run()
+
+    def client(self) -> RawClient:
+        return RawClient(self.port, self.packet_size)
+
+    def reason(self) -> StopReason:
+        """Why it ended; waits for that."""
+        self._thread.join(PATIENCE_S)
+        assert self._reason is not None, "the server has not ended"
+        return self._reason
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def end(self) -> None:
+        self.engine.gate.open()
+        self.engine.loading_gate.open()
+        self.server.stop()
+        self._thread.join(2 * PATIENCE_S)
+        self.service.stop()
+        assert not self._thread.is_alive()
+
+
+Serve = Callable[..., Running]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Makes running servers, which are ended with the test; no thread may be left then."""
+    before = set(threading.enumerate())
+    made: list[Running] = []
+
+    def make(
+        engine: ScriptedEngine | None = None,
+        *,
+        make_engine: Callable[[], ScriptedEngine] | None = None,
+        host: str = "127.0.0.1",
+        **options: Any,
+    ) -> Running:
+        engine = engine or ScriptedEngine()
+        options = {"keep_alive": True, "write_deadline_s": 2.0, **options}
+        used = make_engine or (lambda: engine)
+        running = Running(engine, used, host, SocketOptions(**options))
+        made.append(running)
+        running.start()
+        return running
+
+    yield make
+    for running in made:
+        running.end()
+    assert set(threading.enumerate()) - before == set()

@@ -1,0 +1,77 @@
+"""Who counts, and when that ends a server."""
+
+from __future__ import annotations
+
+import pytest
+
+from runai.transports.roll import Roll, StopReason
+
+
+def roll(*, keep_alive: bool = False, first_client_by: float | None = None) -> Roll[str]:
+    return Roll(keep_alive=keep_alive, first_client_by=first_client_by)
+
+
+def test_without_a_time_set_a_server_waits_for_ever() -> None:
+    assert roll().reason_to_end(1e9) is None
+    assert roll().time_left(1e9) is None
+
+
+def test_nobody_came_when_the_time_is_over() -> None:
+    waiting = roll(first_client_by=10.0)
+    assert waiting.reason_to_end(9.9) is None
+    assert waiting.time_left(9.0) == 1.0
+    assert waiting.reason_to_end(10.0) is StopReason.NOBODY_CAME
+    assert waiting.time_left(11.0) == 0.0
+
+
+def test_somebody_who_came_stops_the_clock() -> None:
+    waiting = roll(first_client_by=10.0)
+    waiting.enter("a")
+    assert waiting.time_left(9.0) is None
+    assert waiting.reason_to_end(11.0) is None
+
+
+def test_an_observer_is_nobody() -> None:
+    waiting = roll(first_client_by=10.0)
+    waiting.enter("a")
+    waiting.observe("a")
+    assert waiting.reason_to_end(9.0) is None
+    assert waiting.reason_to_end(11.0) is StopReason.NOBODY_CAME
+    waiting.leave("a")
+    assert waiting.reason_to_end(9.0) is None
+
+
+def test_a_refused_one_is_nobody() -> None:
+    waiting = roll()
+    waiting.enter("a", counts=False)
+    waiting.leave("a")
+    assert waiting.reason_to_end(0.0) is None
+
+
+def test_the_last_clients_leaving_ends_a_server() -> None:
+    busy = roll()
+    for name in ("a", "b", "watching"):
+        busy.enter(name)
+    busy.observe("watching")
+    busy.leave("a")
+    assert busy.reason_to_end(0.0) is None
+    busy.leave("b")
+    assert busy.reason_to_end(0.0) is StopReason.CLIENT_LEFT
+    assert busy.present() == ["watching"]
+
+
+@pytest.mark.parametrize("first_client_by", [None, 10.0])
+def test_a_server_that_is_kept_alive_outlives_its_clients(first_client_by: float | None) -> None:
+    kept = roll(keep_alive=True, first_client_by=first_client_by)
+    kept.enter("a")
+    kept.leave("a")
+    assert kept.reason_to_end(11.0) is None
+    assert kept.time_left(11.0) is None
+
+
+def test_those_who_left_are_named_once() -> None:
+    busy = roll()
+    busy.enter("a")
+    busy.leave("a")
+    assert busy.take_gone() == ["a"]
+    assert busy.take_gone() == []

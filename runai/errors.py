@@ -9,28 +9,28 @@
     │   ├── InvalidImage            invalid_image        an image that cannot be read
     │   └── NotOffered              not_offered          known, and refused on purpose
     ├── LimitError                  limit                past a bound that the server states
-    │   ├── MessageTooLarge         message_too_large
-    │   ├── TooManyPixels           too_many_pixels
-    │   ├── TooManySteps            too_many_steps
-    │   ├── TooManyImages           too_many_images
-    │   ├── QueueFull               queue_full
-    │   └── TooManyConnections      too_many_connections
+    │   ├── MessageTooLarge         message_too_large    the message has too many bytes
+    │   ├── TooManyPixels           too_many_pixels      a picture is too large
+    │   ├── TooManySteps            too_many_steps       too many denoising steps
+    │   ├── TooManyImages           too_many_images      too many images in one request
+    │   ├── QueueFull               queue_full           too many requests wait or are unread
+    │   └── TooManyConnections      too_many_connections no seat for one more client
     ├── ModelError                  model                something about a model on disk
-    │   ├── ModelNotFound           model_not_found
+    │   ├── ModelNotFound           model_not_found      no model of this name
     │   ├── ModelBroken             model_broken         present, but cannot be loaded
     │   ├── ModelUnsafe             model_unsafe         refused because loading could run code
     │   ├── ModelUnsupported        model_unsupported    an architecture or task it cannot do
     │   └── FilterMissing           filter_missing       the NSFW filter is asked for, but absent
     ├── EngineError                 engine               drawing failed
-    │   ├── OutOfMemory             out_of_memory
+    │   ├── OutOfMemory             out_of_memory        the device or the machine is full
     │   ├── NotFinite               not_finite           the model produced NaN or infinity
     │   └── DependencyMissing       dependency_missing   an optional package is not installed
     ├── WireError                   wire                 the byte stream is broken
     │   └── Truncated               truncated            the peer left in the middle of a message
     ├── ServerStopping              server_stopping      no new work is taken any more
     ├── SetupError                  setup                the server cannot start as asked
-    │   ├── InvalidSetting          invalid_setting
-    │   └── AddressInUse            address_in_use
+    │   ├── InvalidSetting          invalid_setting      a flag, variable or file is wrong
+    │   └── AddressInUse            address_in_use       another program has the port
     └── ConnectionLost              connection_lost      (client) the server is not there
 
 An error is a code (never changes), a sentence that says what happened, and a hint that

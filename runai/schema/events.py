@@ -14,12 +14,13 @@ from runai.errors import RunAIError, all_errors
 from runai.schema.fields import ImageData, Model
 
 ServerState = Literal["starting", "loading", "ready", "stopping"]
+STATES = "requests are taken in all states but `stopping`"
 
 
 class ErrorBody(Model):
     """An error as data; codes are in docs/errors.md and never change."""
 
-    code: str
+    code: str = Field(description="what kind of error, for programs")
     message: str = Field(description="what happened")
     hint: str = Field(description="what to do about it")
     field: str | None = Field(None, description="the request's field that is to blame")
@@ -35,12 +36,14 @@ class ErrorBody(Model):
 
 
 class Capabilities(Model):
+    """What this server can do, and its bounds, all inclusive."""
+
     tasks: list[str]
     samplers: list[str]
-    max_message_bytes: int
-    max_pixels: int
-    max_steps: int
-    max_images: int
+    max_message_bytes: int = Field(description="of a body, padding not counted")
+    max_pixels: int = Field(description="width × height of a picture")
+    max_steps: int = Field(description="`num_inference_steps` of a request")
+    max_images: int = Field(description="`num_images` of a request")
 
 
 class HelloEvent(Model):
@@ -48,8 +51,8 @@ class HelloEvent(Model):
 
     type: Literal["hello"] = "hello"
     server_version: str
-    protocol: int
-    state: ServerState
+    protocol: int = Field(description="the newest protocol version the server speaks")
+    state: ServerState = Field(description=STATES)
     capabilities: Capabilities
 
 
@@ -66,7 +69,7 @@ class Loading(Model):
 
     type: Literal["loading"] = "loading"
     id: str
-    model: str
+    model: str = Field(description="the model's name")
 
 
 class Progress(Model):
@@ -74,9 +77,9 @@ class Progress(Model):
 
     type: Literal["progress"] = "progress"
     id: str
-    step: int = Field(ge=0)
-    total: int = Field(ge=0)
-    seconds_left: float | None = None
+    step: int = Field(ge=0, description="steps done")
+    total: int = Field(ge=0, description="steps in all")
+    seconds_left: float | None = Field(None, description="an estimate")
 
 
 class Preview(Model):
@@ -84,8 +87,8 @@ class Preview(Model):
 
     type: Literal["preview"] = "preview"
     id: str
-    index: int
-    step: int
+    index: int = Field(description="which of the request's images, from 0")
+    step: int = Field(description="steps done of this image")
     png: ImageData
 
 
@@ -111,8 +114,8 @@ class Picture(Model):
     """One finished picture: an RGB PNG that carries its parameters as text chunks."""
 
     png: ImageData
-    seed: int
-    nsfw: bool = False
+    seed: int = Field(description="draws this picture alone when asked for again")
+    nsfw: bool = Field(False, description="the safety checker flagged it, so it is black")
 
 
 class Completed(Model):
@@ -120,7 +123,7 @@ class Completed(Model):
 
     type: Literal["completed"] = "completed"
     id: str
-    images: list[Picture]
+    images: list[Picture] = Field(description="as many as were asked for, by seed")
     parameters: Parameters
     notes: list[str] = Field(default=[], description="what was done otherwise than asked")
 
@@ -141,11 +144,13 @@ class Canceled(Model):
 
 
 class ModelInfo(Model):
+    """One entry of the catalogue."""
+
     name: str = Field(description="what to write into a request's `model`")
     version: Literal["v1", "v2"]
     format: Literal["diffusers", "safetensors", "ckpt"]
-    loaded: bool = False
-    default: bool = False
+    loaded: bool = Field(False, description="in memory, so a request for it starts at once")
+    default: bool = Field(False, description="taken for its version when none is named")
 
 
 class Models(Model):
@@ -159,12 +164,12 @@ class Status(Model):
     """Answer to `status`."""
 
     type: Literal["status"] = "status"
-    state: ServerState
+    state: ServerState = Field(description=STATES)
     detail: str = Field("", description="what is being loaded, say")
-    clients: int
-    queued: int
-    running: int
-    loaded_models: list[str]
+    clients: int = Field(description="connections, observers among them")
+    queued: int = Field(description="requests that wait")
+    running: int = Field(description="requests that are being drawn")
+    loaded_models: list[str] = Field(description="models in memory")
     uptime_s: float
 
 

@@ -13,6 +13,9 @@ from pydantic import Field
 
 from runai.schema.fields import ImageData, Model, Prompt, RequestId, SamplerName, Seed, Side, Unit
 
+IMAGES_OWN = "none: the image's own, rounded down to a multiple of 8"
+STRENGTH = "how much may change: 0 nothing, 1 everything"
+
 
 class Generate(Model):
     """Common to all tasks. Image i of a request is drawn from `seed + i`."""
@@ -26,14 +29,20 @@ class Generate(Model):
     model_fallback: bool = Field(
         False, description="an unknown model is replaced by the default, and a note says so"
     )
-    prompt: Prompt = ""
-    negative_prompt: Prompt = ""
-    num_inference_steps: int = Field(20, ge=1, le=1000)
-    guidance_scale: float = Field(7.5, ge=0.0, le=100.0, allow_inf_nan=False)
-    sampler: SamplerName = "euler"
+    prompt: Prompt = Field("", description="what to draw")
+    negative_prompt: Prompt = Field("", description="what should not be in the picture")
+    num_inference_steps: int = Field(20, ge=1, le=1000, description="denoising steps")
+    guidance_scale: float = Field(
+        7.5,
+        ge=0.0,
+        le=100.0,
+        allow_inf_nan=False,
+        description="how closely to follow the prompt; 1 or less: no guidance",
+    )
+    sampler: SamplerName = Field("euler", description="see Samplers")
     eta: Unit = Field(0.0, description="DDIM's eta; other samplers do not read it")
     seed: Seed | None = Field(None, description="none: chosen by the server and returned")
-    num_images: int = Field(1, ge=1, le=64)
+    num_images: int = Field(1, ge=1, le=64, description="how many pictures to draw")
     preview: bool = Field(False, description="send small pictures of the work as it goes on")
     nsfw_filter: bool = Field(False, description="blacken what the safety checker flags")
 
@@ -42,40 +51,40 @@ class TextToImage(Generate):
     """A picture from words alone; without a size, the model's own."""
 
     task: Literal["txt2img"] = "txt2img"
-    width: Side | None = None
-    height: Side | None = None
+    width: Side | None = Field(None, description="none: the model's own")
+    height: Side | None = Field(None, description="none: the model's own")
 
 
 class ImageToImage(Generate):
     """A picture from words and a picture (SDEdit, Meng et al. 2021)."""
 
     task: Literal["img2img"] = "img2img"
-    image: ImageData
-    strength: Unit = Field(0.8, description="how much may change: 0 nothing, 1 everything")
-    width: Side | None = Field(None, description="none: the image's own, rounded down to 8")
-    height: Side | None = Field(None, description="none: the image's own, rounded down to 8")
+    image: ImageData = Field(description="the picture to start from")
+    strength: Unit = Field(0.8, description=STRENGTH)
+    width: Side | None = Field(None, description=IMAGES_OWN)
+    height: Side | None = Field(None, description=IMAGES_OWN)
 
 
 class Inpaint(Generate):
     """Repaints where the mask is white and leaves the rest."""
 
     task: Literal["inpaint"] = "inpaint"
-    image: ImageData
+    image: ImageData = Field(description="the picture to repaint a part of")
     mask_image: ImageData = Field(description="white: repaint, black: keep")
-    strength: Unit = 1.0
-    width: Side | None = None
-    height: Side | None = None
+    strength: Unit = Field(1.0, description=STRENGTH)
+    width: Side | None = Field(None, description=IMAGES_OWN)
+    height: Side | None = Field(None, description=IMAGES_OWN)
 
 
 class Outpaint(Generate):
     """Fills what is empty: the transparent part of the image, or the white of the mask."""
 
     task: Literal["outpaint"] = "outpaint"
-    image: ImageData
-    mask_image: ImageData | None = Field(None, description="none: the image's transparency")
-    strength: Unit = 1.0
-    width: Side | None = None
-    height: Side | None = None
+    image: ImageData = Field(description="the picture to fill, with what is to be kept in it")
+    mask_image: ImageData | None = Field(None, description="white: fill; none: what is transparent")
+    strength: Unit = Field(1.0, description=STRENGTH)
+    width: Side | None = Field(None, description=IMAGES_OWN)
+    height: Side | None = Field(None, description=IMAGES_OWN)
 
 
 TASKS = ("txt2img", "img2img", "inpaint", "outpaint")
@@ -96,7 +105,7 @@ class Cancel(Model):
     """Ends one of the client's own requests at the next denoising step."""
 
     type: Literal["cancel"] = "cancel"
-    id: RequestId
+    id: RequestId = Field(description="that of the request to end")
 
 
 class ListModels(Model):

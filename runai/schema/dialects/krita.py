@@ -41,13 +41,13 @@ PROGRESS_ACTION = 4
 _numbers = itertools.count(1)
 
 
-def _text(value: Any) -> str:
+def read_text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("text")
     return value
 
 
-def _integer(value: Any) -> int:
+def read_integer(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if not isinstance(value, (str, float)):
@@ -61,7 +61,7 @@ def _integer(value: Any) -> int:
     return int(number)
 
 
-def _number(value: Any) -> float:
+def read_number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError("a number")
     try:
@@ -70,14 +70,14 @@ def _number(value: Any) -> float:
         raise ValueError("a number") from None
 
 
-def _version(value: Any) -> str:
+def read_version(value: Any) -> str:
     found = VERSIONS.get(value) if isinstance(value, str) else None
     if found is None:
         raise ValueError(f"one of {', '.join(VERSIONS)}")
     return found
 
 
-def _truth(value: Any) -> bool:
+def read_truth(value: Any) -> bool:
     known = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
     found = known.get(str(value).strip().lower())
     if found is None:
@@ -96,27 +96,27 @@ class Option:
 
 
 OPTIONS = (
-    Option("A_prompt", "prompt", _text),
-    Option("A_negative_prompt", "negative_prompt", _text),
-    Option("A_steps", "num_inference_steps", _integer),
-    Option("A_scale", "guidance_scale", _number),
-    Option("A_seed", "seed", _integer),
-    Option("A_width", "width", _integer),
-    Option("A_height", "height", _integer),
-    Option("A_ddim_eta", "eta", _number),
-    Option("A_scheduler", "sampler", _text),
-    Option("A_strength", "strength", _number, ("img2img",)),
-    Option("do_nsfw_filter", "nsfw_filter", _truth),
-    Option("pixels", "image", _text, ("img2img", "inpaint", "outpaint")),
-    Option("mask", "mask_image", _text, ("inpaint", "outpaint")),
+    Option("A_prompt", "prompt", read_text),
+    Option("A_negative_prompt", "negative_prompt", read_text),
+    Option("A_steps", "num_inference_steps", read_integer),
+    Option("A_scale", "guidance_scale", read_number),
+    Option("A_seed", "seed", read_integer),
+    Option("A_width", "width", read_integer),
+    Option("A_height", "height", read_integer),
+    Option("A_ddim_eta", "eta", read_number),
+    Option("A_scheduler", "sampler", read_text),
+    Option("A_strength", "strength", read_number, ("img2img",)),
+    Option("do_nsfw_filter", "nsfw_filter", read_truth),
+    Option("pixels", "image", read_text, ("img2img", "inpaint", "outpaint")),
+    Option("mask", "mask_image", read_text, ("inpaint", "outpaint")),
 )
-N_SAMPLES = Option("A_n_samples", "num_images", _integer)
-N_ITER = Option("A_n_iter", "num_images", _integer)
-VERSION = Option("version", "model_version", _version)
-BASE_PATH = Option("model_base_path", "model", _text)
+N_SAMPLES = Option("A_n_samples", "num_images", read_integer)
+N_ITER = Option("A_n_iter", "num_images", read_integer)
+VERSION = Option("version", "model_version", read_version)
+BASE_PATH = Option("model_base_path", "model", read_text)
 # where a model's name may stand; the first that is not empty counts
 MODEL_NAMES = tuple(
-    Option(key, "model", _text) for key in ("A_model", "model", "model_path", "A_model_path")
+    Option(key, "model", read_text) for key in ("A_model", "model", "model_path", "A_model_path")
 )
 DEFAULTS: dict[str, Any] = {"seed": 42, "width": 512, "height": 512, "sampler": "euler_a"}
 
@@ -177,7 +177,7 @@ def reply_to(message: dict[str, Any]) -> KritaReply:
 
 def _position(options: dict[str, Any], key: str) -> int:
     try:
-        return _integer(options.get(key) or 0)
+        return read_integer(options.get(key) or 0)
     except ValueError:
         return 0
 

@@ -48,10 +48,6 @@ class Worker:
         if self._thread.ident is not None:
             self._thread.join()
 
-    @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
     def _run(self) -> None:
         fatal: RunAIError | None = None
         try:

@@ -167,11 +167,14 @@ def test_what_was_drained_is_still_answered_when_the_server_stops(serve: Serve) 
 
 
 def test_a_client_that_does_not_read_its_last_answers_cannot_hold_the_server(serve: Serve) -> None:
-    running = serve(ScriptedEngine(draw=lambda *_: bytes(20_000_000)), write_deadline_s=0.1)
+    engine = ScriptedEngine(draw=lambda *_: bytes(20_000_000))
+    engine.gate.close()
+    running = serve(engine, write_deadline_s=0.1)
     with running.client() as client:
         client.hello()
         client.send(generate())
-        client.receive_type("accepted")
+        engine.gate.wait_until_reached()
+        engine.gate.open()
         assert running.service.drain(PATIENCE_S)
         running.server.stop()
         assert running.reason() is StopReason.STOPPED

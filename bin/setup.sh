@@ -39,7 +39,7 @@ is_done() {
 }
 
 pip_install() {
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"
+    .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check "$@"
 }
 
 torch_to_install() {

@@ -155,10 +155,9 @@ class ClientConnection:
             self._session.submit(command, reply)
 
     def _refuse(self, error: RunAIError, message: dict[str, Any], reply: Reply) -> None:
-        said = message.get("id")
         # a second `failed` of an id in use would read as the first request's last answer
-        usable = isinstance(said, str) and not isinstance(error, DuplicateId)
-        failed = Failed(id=said if usable else None, error=ErrorBody.of(error))
+        said = None if isinstance(error, DuplicateId) else codec.id_of(message)
+        failed = Failed(id=said, error=ErrorBody.of(error))
         self._session.post(failed, reply)
 
     # The writer.

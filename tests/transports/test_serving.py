@@ -177,6 +177,13 @@ def test_a_failed_message_is_named_by_its_id(serve: Serve) -> None:
         assert "id" not in client.ask({"type": "dance", "id": 5})
 
 
+def test_an_id_that_cannot_be_sent_back_is_answered_without_it(serve: Serve) -> None:
+    with serve().client() as client:
+        answer = client.ask(generate("\ud800"))
+        assert (answer["type"], answer.get("id")) == ("failed", None)
+        assert client.ask(generate())["type"] == "completed"
+
+
 def test_an_id_in_use_is_refused_without_ending_the_request_that_has_it(serve: Serve) -> None:
     engine = ScriptedEngine()
     engine.gate.close()

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from runai.client import Client
 from runai.jobs.service import Service
+from runai.schema.requests import TextToImage
 from runai.testing.scripted import ScriptedEngine
 from runai.transports import listener
 from runai.transports.socket_server import SocketOptions, SocketServer
@@ -64,6 +66,18 @@ def _running(engine: ScriptedEngine, **options: int) -> Iterator[int]:
 def running() -> Callable[..., object]:
     """`with running(engine) as port`: a server on a thread."""
     return _running
+
+
+def draw_another(port: int) -> None:
+    """A request from start to end: what was before it, the worker has dealt with by then."""
+    with Client("127.0.0.1", port) as client:
+        *_, last = client.generate(TextToImage(id="another"))
+    assert last.type == "completed"
+
+
+@pytest.fixture
+def another() -> Callable[[int], None]:
+    return draw_another
 
 
 class Child:

@@ -42,7 +42,10 @@ def test_it_says_why_a_request_failed(
 
 
 def test_ctrl_c_cancels(
-    running: Callable[..., Any], start: Callable[..., Any], tmp_path: Path
+    running: Callable[..., Any],
+    start: Callable[..., Any],
+    another: Callable[[int], None],
+    tmp_path: Path,
 ) -> None:
     engine = ScriptedEngine()
     engine.gate.close()
@@ -53,6 +56,8 @@ def test_ctrl_c_cancels(
         engine.gate.wait_until_reached()
         child.signal(signal.SIGINT)
         assert child.end() == 1
+        engine.gate.open()
+        another(port)
     assert child.seen == ""
     assert engine.requests("drop") == ["1"]
 

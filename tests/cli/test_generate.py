@@ -259,7 +259,10 @@ def test_notes_about_what_was_done_otherwise_are_shown(
 
 
 def test_ctrl_c_cancels_the_request(
-    running: Callable[..., Any], start: Callable[..., Any], tmp_path: Path
+    running: Callable[..., Any],
+    start: Callable[..., Any],
+    another: Callable[[int], None],
+    tmp_path: Path,
 ) -> None:
     engine = ScriptedEngine()
     engine.gate.close()
@@ -271,6 +274,8 @@ def test_ctrl_c_cancels_the_request(
         assert child.end() == 130
         assert child.seen.splitlines()[-1] == "runai: Canceled."
         assert "Traceback" not in child.seen
+        engine.gate.open()
+        another(port)
     assert list(tmp_path.glob("*.png")) == []
     assert len(engine.requests("drop")) == 1
 

@@ -173,7 +173,7 @@ def test_the_scheme_in_the_originals_example_is_dropped_with_a_warning() -> None
 def test_settings_import_nothing_heavy() -> None:
     heavy = "{'pydantic', 'torch', 'numpy', 'PIL', 'logging', 'tomllib'}"
     program = f"import sys, runai.settings; print(*({heavy} & sys.modules.keys()))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
-    )
+    # -S: without what a coverage run starts in every process
+    words = [sys.executable, "-S", "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.strip() == ""

@@ -21,7 +21,7 @@ class Display:
 
     def show(self, event: JobEvent) -> None:
         if isinstance(event, Accepted) and event.position:
-            _say(f"Waiting: {event.position} requests are before this one.")
+            _say(f"Waiting: {event.position} request(s) before this one.")
         elif isinstance(event, Loading):
             _say(f"Loading {event.model}.")
         elif isinstance(event, Progress):

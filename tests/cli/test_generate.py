@@ -19,6 +19,7 @@ from PIL import Image
 
 from runai.cli import main
 from runai.errors import NotFinite
+from runai.schema.events import Accepted, Canceled
 from runai.testing.scripted import Fault, ScriptedEngine, plain_picture
 
 Capture = pytest.CaptureFixture[str]
@@ -278,6 +279,54 @@ def test_ctrl_c_cancels_the_request(
         another(port)
     assert list(tmp_path.glob("*.png")) == []
     assert len(engine.requests("drop")) == 1
+
+
+def test_a_second_ctrl_c_leaves_a_server_that_does_not_answer(
+    stage: Any, start: Callable[..., Any], tmp_path: Path
+) -> None:
+    is_asked = threading.Event()
+
+    def script(peer: Any) -> None:
+        peer.welcome()
+        of = peer.read()["id"]
+        peer.say(Accepted(id=of, position=1))
+        assert peer.read() == {"type": "cancel", "id": of}
+        is_asked.set()
+        peer.wait_until_left()
+
+    stage.play(script)
+    words = ["-m", "runai", "generate", "p", "-o", str(tmp_path / "o.png")]
+    child = start(*words, "--host", "127.0.0.1", "--port", str(stage.port))
+    child.wait_for(r"Waiting: 1 request\(s\) before this one\.")
+    child.signal(signal.SIGINT)
+    assert is_asked.wait(20)
+    child.signal(signal.SIGINT)
+    assert child.end() == 130
+    assert child.seen.splitlines()[-1] == "runai: Canceled."
+
+
+def test_a_request_that_the_server_cancels_is_a_failure(
+    stage: Any, tmp_path: Path, capsys: Capture
+) -> None:
+    def script(peer: Any) -> None:
+        peer.welcome()
+        peer.say(Canceled(id=peer.read()["id"]))
+        peer.wait_until_left()
+
+    stage.play(script)
+    words = ["generate", "p", "-o", str(tmp_path / "o.png"), "--host", "127.0.0.1"]
+    assert main([*words, "--port", str(stage.port)]) == 1
+    assert capsys.readouterr().err.startswith("runai: The server has canceled the request.")
+
+
+def test_a_picture_that_cannot_be_written_is_said(
+    running: Callable[..., Any], tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "o.png").mkdir()
+    with running(ScriptedEngine()) as port:
+        words = ["generate", "p", "-o", str(tmp_path / "o.png"), "--port", str(port)]
+        assert main(words) == 1
+    assert f"runai: {tmp_path}/o.png cannot be written: Is a directory." in capsys.readouterr().err
 
 
 def test_a_server_that_goes_away_is_said(

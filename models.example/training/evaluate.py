@@ -60,7 +60,7 @@ class Settings:
 
 def load(folder: Path, kind: type[DiffusionPipeline] = StableDiffusionPipeline) -> Any:
     """A pipeline of that folder with the Euler sampler, single precision."""
-    pipe = kind.from_pretrained(folder, local_files_only=True)
+    pipe = kind.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -19,10 +19,12 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 
 import denoiser  # noqa: E402
+import text  # noqa: E402
 import vae  # noqa: E402
+from data import scenes  # noqa: E402
 from export import export  # noqa: E402
 
-STAGES = ("vae", "latents", "epsilon", "v", "export")
+STAGES = ("vae", "text", "latents", "epsilon", "v", "export")
 SEED = 0
 
 
@@ -42,6 +44,8 @@ def _arguments() -> argparse.Namespace:
 def _run(stage: str, work: Path, out: Path) -> None:
     if stage == "vae":
         vae.train(work)
+    elif stage == "text":
+        text.train(work, scenes(12000, seed=2))
     elif stage == "latents":
         denoiser.encode(work, vae.load(work))
     elif stage == "epsilon":

@@ -31,7 +31,8 @@
     ├── SetupError                  setup                the server cannot start as asked
     │   ├── InvalidSetting          invalid_setting      a flag, variable or file is wrong
     │   └── AddressInUse            address_in_use       another program has the port
-    └── ConnectionLost              connection_lost      (client) the server is not there
+    └── ConnectionLost              connection_lost      (client) the connection broke
+        └── NoServer                no_server            (client) nothing listens there
 
 An error is a code (never changes), a sentence that says what happened, and a hint that
 says what to do; `field` names the request's field where one is to blame. Nothing here
@@ -212,6 +213,10 @@ class AddressInUse(SetupError):
 class ConnectionLost(RunAIError):
     code = "connection_lost"
     default_hint = "Start the server with `runai serve`, or check host and port."
+
+
+class NoServer(ConnectionLost):
+    code = "no_server"
 
 
 def all_errors() -> dict[str, type[RunAIError]]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from runai.cli import logs, wiring
 from runai.client import Client
-from runai.errors import ConnectionLost
+from runai.errors import NoServer
 from runai.jobs.engine import Engine
 from runai.settings import Settings, is_loopback
 from runai.transports import listener
@@ -32,7 +32,7 @@ def client_for(settings: Settings, *, observer: bool = False) -> Client:
 def connected(settings: Settings, make_engine: Callable[[], Engine] | None) -> Iterator[Client]:
     """A connected client: of the running server, else of an embedded one.
 
-    Raises ConnectionLost if the server should be on another computer and is not there.
+    Raises NoServer if the server should be on another computer and is not there.
     """
     with client_for(settings) as client:
         if _is_there(client, settings.host):
@@ -47,7 +47,7 @@ def connected(settings: Settings, make_engine: Callable[[], Engine] | None) -> I
 def _is_there(client: Client, host: str) -> bool:
     try:
         client.connect()
-    except ConnectionLost:
+    except NoServer:
         if not is_loopback(host):
             raise
         return False

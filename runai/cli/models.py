@@ -10,7 +10,7 @@ from runai.cli.exit_codes import ExitCode
 from runai.cli.parser import Parser
 from runai.cli.wiring import example_path
 from runai.engine.catalogue import Catalogue
-from runai.errors import ConnectionLost
+from runai.errors import NoServer
 from runai.jobs.engine import Engine
 from runai.schema.events import ModelInfo
 from runai.settings import Settings, is_loopback
@@ -35,22 +35,14 @@ def _models(settings: Settings) -> list[ModelInfo]:
     with client_for(settings, observer=True) as client:
         try:
             return client.models()
-        except ConnectionLost:
+        except NoServer:
             if not is_loopback(settings.host):
                 raise
     return _on_disk(settings)
 
 
 def _on_disk(settings: Settings) -> list[ModelInfo]:
-    catalogue = Catalogue([settings.model_base_path], example_path())
-    entries = catalogue.entries()
-    default = catalogue.default() if entries else None
-    return [
-        ModelInfo(
-            name=entry.name, version=entry.version, format=entry.format, default=entry == default
-        )
-        for entry in entries
-    ]
+    return Catalogue([settings.model_base_path], example_path()).infos()
 
 
 def _print_table(models: Sequence[dict[str, object]]) -> None:

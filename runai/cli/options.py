@@ -16,7 +16,7 @@ from typing import Any
 
 from runai.errors import InvalidSetting, RequestError
 from runai.schema import codec
-from runai.schema.requests import GenerationRequest
+from runai.schema.requests import TASKS, GenerationRequest
 from runai.schema.samplers import SAMPLERS
 
 
@@ -60,7 +60,6 @@ OPTIONS = (
     Option(("--model",), ("model",), str, "NAME", "see `runai models` (the default model)"),
     Option(("--model-version",), ("model_version",), str, "v1|v2", "which kind of model"),
 )
-TASKS = ("txt2img", "img2img", "inpaint", "outpaint")
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from types import TracebackType
 from runai import PROTOCOL_VERSION, __version__
 from runai.client.answers import Answers
 from runai.client.link import Link
-from runai.errors import ConnectionLost
+from runai.errors import ConnectionLost, NoServer
 from runai.schema.events import HelloEvent, ModelInfo, Status
 from runai.schema.requests import GenerationRequest, GetStatus, Hello, ListModels
 
@@ -58,7 +58,7 @@ class Client:
     def connect(self) -> HelloEvent:
         """Connect if that is not done yet; what the server said of itself on connecting.
 
-        Raises ConnectionLost if there is no server, and what the server refuses us with.
+        Raises NoServer if there is none, and what the server refuses us with.
         """
         self._alive_link()
         with self._changed:
@@ -154,7 +154,7 @@ class Client:
             opened = socket.create_connection(self._address, self._timeout_s)
         except OSError as error:
             reason = error.strerror or str(error)
-            raise ConnectionLost(f"No server answers on {host}, port {port}: {reason}.") from None
+            raise NoServer(f"No server answers on {host}, port {port}: {reason}.") from None
         opened.settimeout(None)
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # a host that vanishes without a word is noticed after some minutes

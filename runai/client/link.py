@@ -32,10 +32,6 @@ from runai.wire.packets import encode
 
 MAX_ANSWER_BYTES = 1024 * 1024 * 1024
 READ_BYTES = 256 * 1024
-KINDS = {
-    "hello", "accepted", "loading", "progress", "preview",
-    "completed", "failed", "canceled", "models", "status",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -166,7 +162,7 @@ class Link:
         """Deliver a message; of kinds unknown here, say of a newer server, nothing is made."""
         try:
             message = codec.decode(body)
-            if message.get("type") in KINDS:
+            if message.get("type") in codec.EVENT_TYPES:
                 self._deliver(codec.parse_event(message))
         except RunAIError as error:
             raise WireError(

@@ -72,10 +72,19 @@ def _release() -> None:
 
 def _weight_bytes(path: Path, place: Place) -> int:
     """The size of a model's weights in memory, from its files: an upper estimate in bytes."""
-    files = [path] if path.is_file() else [p for p in path.glob("*/*") if p.is_file()]
-    stored = sum(f.stat().st_size for f in files if f.suffix in _WEIGHTS)
+    if path.is_file():
+        stored = path.stat().st_size
+    else:
+        stored = sum(_largest_weights(path / part) for part in ("unet", "vae", "text_encoder"))
     # files are fp16 or fp32; taken for fp16, the common form, when weights get wider
     return stored * (2 if place.dtype == torch.float32 else 1)
 
 
-_WEIGHTS = {".safetensors", ".safetensor", ".ckpt", ".bin"}
+def _largest_weights(folder: Path) -> int:
+    """The size of one set of weights: a folder may hold the same ones in several formats."""
+    sets: dict[str, int] = {}
+    for file in folder.glob("*"):
+        if file.suffix in (".safetensors", ".bin"):
+            kind = f"{file.suffix} {'.fp16.' in file.name} {'non_ema' in file.name}"
+            sets[kind] = sets.get(kind, 0) + file.stat().st_size
+    return max(sets.values(), default=0)

@@ -14,12 +14,13 @@ the base paths can be named. No torch: only names are read here.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from runai.errors import ModelNotFound
+from runai.schema.events import ModelInfo
 
 Version = Literal["v1", "v2"]
 Format = Literal["diffusers", "safetensors", "ckpt"]
@@ -49,6 +50,7 @@ class Entry:
     format: Format
     path: Path
     example: bool = False
+    stamp: tuple[int, int] = (0, 0)  # changes when the weights do: time of change, size
 
 
 class Catalogue:
@@ -90,7 +92,23 @@ class Catalogue:
             inpainting = "inpainting" in entry.name
             return (entry.example, inpainting != painting, entry.name not in _PREFERRED_DEFAULTS)
 
-        return min(entries, key=rank)
+        return _stamped(min(entries, key=rank))
+
+    def infos(self, loaded: Collection[str] = ()) -> list[ModelInfo]:
+        """What `models` answers. Each version's default for txt2img is marked."""
+        entries = self.entries()
+        versions = {entry.version for entry in entries}
+        defaults = {self.default(version).name for version in versions}
+        return [
+            ModelInfo(
+                name=entry.name,
+                version=entry.version,
+                format=entry.format,
+                loaded=entry.name in loaded,
+                default=entry.name in defaults,
+            )
+            for entry in entries
+        ]
 
     def find(self, name: str, version: Version | None = None) -> Entry:
         """The model of that name: its path below the base with or without ending, or its stem.
@@ -99,22 +117,23 @@ class Catalogue:
         """
         entries = self.entries()
         wanted = self._relative(name)
-        exact = [e for e in entries if wanted in _names(e)]
-        found = exact or [e for e in entries if Path(wanted).name in (*_stems(e),)]
-        if "/" in wanted and not exact:
-            found = []
+        found = [e for e in entries if wanted == e.name]
+        if not found and "/" not in wanted:
+            found = [e for e in entries if wanted == Path(e.name).name]
         if len(found) > 1 and version:
             found = [e for e in found if e.version == version]
         if len(found) == 1:
-            return found[0]
+            return _stamped(found[0])
         raise self._not_found(name, found or entries, several=len(found) > 1)
 
     def _relative(self, name: str) -> str:
+        """A name without the base path and without the ending, which need not be the one that
+        is there: old profiles name a .ckpt where a .safetensors has taken its place.
+        """
         for base in self._base_paths:
-            prefix = f"{base}/"
-            if name.startswith(prefix):
-                return name.removeprefix(prefix).strip("/")
-        return name.strip("/") if not name.startswith("/") else name
+            name = name.removeprefix(f"{base}/")
+        ending = Path(name).suffix
+        return name.rstrip("/").removesuffix(ending if ending in FORMATS else "")
 
     def _not_found(self, name: str, entries: list[Entry], *, several: bool) -> ModelNotFound:
         names = [entry.name for entry in entries]
@@ -128,13 +147,14 @@ class Catalogue:
         return " or ".join(str(path) for path in self._base_paths) or "any model folder"
 
 
-def _names(entry: Entry) -> tuple[str, str]:
-    return entry.name, entry.name + ("" if entry.format == "diffusers" else entry.path.suffix)
-
-
-def _stems(entry: Entry) -> Iterator[str]:
-    yield Path(entry.name).name
-    yield entry.path.name
+def _stamped(entry: Entry) -> Entry:
+    """The entry as its weights are now."""
+    weights = entry.path / "unet" if entry.format == "diffusers" else entry.path
+    try:
+        status = weights.stat()
+    except OSError:  # loading will say what is wrong with it
+        return entry
+    return replace(entry, stamp=(status.st_mtime_ns, status.st_size))
 
 
 def _best(entries: Iterable[Entry]) -> list[Entry]:
@@ -153,6 +173,8 @@ def _scan(base: Path, *, example: bool) -> Iterator[Entry]:
             format_ = _format_of(path)
             # a link that leads out of the base path is not followed
             if format_ is None or not path.resolve().is_relative_to(root):
+                continue
+            if not path.name.isprintable():  # it could not be named in a message
                 continue
             stem = path.name if format_ == "diffusers" else path.stem
             yield Entry(f"{folder}/{stem}", version, format_, path, example)

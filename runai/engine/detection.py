@@ -26,6 +26,7 @@ _UNET = "model.diffusion_model."
 _FIRST = _UNET + "input_blocks.0.0.weight"
 _KEYS = _UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 _SDXL = "conditioner.embedders."
+_LABELS = _UNET + "label_emb."  # SDXL and unCLIP
 # (channels in, text width) -> arch
 _FAMILY = {
     (4, 768): "sd1",
@@ -68,7 +69,8 @@ def arch_of(shapes: Shapes, name: str) -> str:
     """
     if _FIRST not in shapes:
         raise ModelUnsupported(f"{name} is {_something_else(shapes)}, not a checkpoint.")
-    if any(key.startswith(_SDXL) for key in shapes) or _KEYS not in shapes:
+    foreign = any(key.startswith((_SDXL, _LABELS)) for key in shapes)
+    if foreign or _KEYS not in shapes or min(len(shapes[_FIRST]), len(shapes[_KEYS])) < 2:
         raise ModelUnsupported(f"{name} is not of the Stable Diffusion 1 or 2 family.")
     channels, width = shapes[_FIRST][1], shapes[_KEYS][1]
     arch = _FAMILY.get((channels, width))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from runai.errors import InvalidSetting
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _FAST_BF16 = {"avx512_bf16", "amx_bf16"}
+# how many there are of each kind
+_DEVICES: dict[str, Callable[[], int]] = {
+    "cpu": lambda: 1,
+    "cuda": torch.cuda.device_count,
+    "mps": lambda: int(torch.backends.mps.is_available()),
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,9 @@ class Place:
     def free_bytes(self) -> int:
         """Memory that a new model could take, in bytes."""
         if self.device.type == "cuda":
-            return int(torch.cuda.mem_get_info(self.device)[0])
+            reserved = torch.cuda.memory_reserved(self.device)  # by torch, not all of it in use
+            unused = reserved - torch.cuda.memory_allocated(self.device)
+            return int(torch.cuda.mem_get_info(self.device)[0]) + unused
         return available_memory()
 
 
@@ -33,10 +42,10 @@ def choose(device: str = "auto", dtype: str = "auto") -> Place:
     fp16 on CUDA and Apple's GPUs, bf16 on processors that multiply it in hardware, else fp32.
     """
     chosen = torch.device(_best_device() if device == "auto" else device)
-    if chosen.type == "cuda" and not torch.cuda.is_available():
+    if (chosen.index or 0) >= _DEVICES[chosen.type]():
         raise InvalidSetting(
-            "There is no CUDA device that torch can use.",
-            hint="Install a CUDA build of torch and the driver, or use --device cpu.",
+            f"There is no device {chosen} that torch can use.",
+            hint="Install the driver and a build of torch for it, or use --device cpu.",
             field="device",
         )
     if dtype != "auto":
@@ -69,3 +78,11 @@ def available_memory() -> int:
         return 8 * 2**30
     line = next(line for line in text.splitlines() if line.startswith("MemAvailable"))
     return int(line.split()[1]) * 1024
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether this is what torch raises for want of memory; on a processor it has no own type."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    return "can't allocate memory" in text or "not enough memory" in text

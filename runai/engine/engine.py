@@ -17,7 +17,7 @@ import torch
 from runai.engine import finish, loading, prompts, starts, step_loop
 from runai.engine.cache import ModelCache
 from runai.engine.catalogue import Catalogue, Entry
-from runai.engine.devices import choose
+from runai.engine.devices import choose, is_out_of_memory
 from runai.engine.drawing import PREVIEW_EVERY, Drawing
 from runai.engine.safety import SafetyFilter
 from runai.engine.starts import Sample
@@ -27,6 +27,9 @@ from runai.schema.limits import Limits
 from runai.schema.requests import GenerationRequest
 
 MAX_ACTIVE_SAMPLES = 8
+COUNTED_SAMPLES = 2  # of one request: one for many pictures must not keep all others out
+# what torch and diffusers raise while drawing; anything else is a fault of ours
+DEVICE_FAULTS = (RuntimeError, ValueError, TypeError, LookupError, MemoryError)
 Outcome = tuple[str, JobEvent]
 
 
@@ -57,24 +60,14 @@ class TorchEngine:
         self._previewer = finish.Previewer()
         self._drawings: dict[str, Drawing] = {}
         self._turn = 0
+        # samples a call may hold, of groups for which a larger call ran out of memory
+        self._ceilings: dict[step_loop.Key, int] = {}
 
     # --- what there is ---------------------------------------------------------------
 
     def models(self) -> list[ModelInfo]:
         """The catalogue, the default model marked. Any thread."""
-        entries = self._catalogue.entries()
-        default = self._catalogue.default() if entries else None
-        loaded = self._cache.names()
-        return [
-            ModelInfo(
-                name=entry.name,
-                version=entry.version,
-                format=entry.format,
-                loaded=entry.name in loaded,
-                default=entry == default,
-            )
-            for entry in entries
-        ]
+        return self._catalogue.infos(self._cache.names())
 
     def model_of(self, request: GenerationRequest) -> str:
         return self._resolve(request)[0].name
@@ -86,7 +79,7 @@ class TorchEngine:
             return True  # nothing will be loaded: the request fails at once
 
     def has_room(self) -> bool:
-        active = sum(len(d.unfinished) for d in self._drawings.values())
+        active = sum(min(len(d.unfinished), COUNTED_SAMPLES) for d in self._drawings.values())
         return active < max(MAX_ACTIVE_SAMPLES, self._max_batch or 0)
 
     def is_busy(self) -> bool:
@@ -108,7 +101,6 @@ class TorchEngine:
     @torch.inference_mode()
     def _begin(self, key: str, request: GenerationRequest, model: loading.LoadedModel) -> Drawing:
         canvas = starts.prepare(model, request, self._limits)
-        self._limits.check_size(*canvas.extent.size, field="width")
         conditioning = prompts.encode(
             model, request.prompt, request.negative_prompt, request.guidance_scale
         )
@@ -124,13 +116,19 @@ class TorchEngine:
     def step(self) -> list[Outcome]:
         """One turn of the loop; see Engine.step."""
         active = {s: d for d in self._drawings.values() for s in d.unfinished}
-        batch = step_loop.choose(active, self._max_batch)
+        batch = step_loop.choose(active, self._max_batch, self._ceilings)
         if not batch:
             return []
         self._turn += 1
         try:
             with _device_errors():
                 step_loop.advance(batch, self._turn)
+        except OutOfMemory as error:
+            if len(batch) == 1:
+                return self._fail({active[batch[0]].key}, error)
+            # none of them may be at fault: the same samples again, fewer at a time
+            self._ceilings[step_loop.key_of(batch[0])] = len(batch) // 2
+            return []
         except RunAIError as error:
             return self._fail({active[s].key for s in batch}, error)
         moved = {active[s].key: active[s] for s in batch}
@@ -184,11 +182,14 @@ class TorchEngine:
     def _previews(self, drawing: Drawing, index: int, sample: Sample) -> Iterator[Outcome]:
         if sample.estimate is None or sample.position % PREVIEW_EVERY:
             return
-        png = self._previewer.draw(drawing.model, sample.estimate)
-        yield (
-            drawing.key,
-            Preview(id=drawing.request.id, index=index, step=sample.position, png=png),
-        )
+        try:
+            with _device_errors():
+                png = self._previewer.draw(drawing.model, sample.estimate)
+        except RunAIError:  # a picture without previews is better than none
+            sample.wants_estimate, sample.estimate = False, None
+            return
+        preview = Preview(id=drawing.request.id, index=index, step=sample.position, png=png)
+        yield drawing.key, preview
 
     def _fail(self, keys: set[str], error: RunAIError) -> list[Outcome]:
         body = ErrorBody.of(error)
@@ -202,12 +203,10 @@ class _device_errors:  # noqa: N801 - used as a statement: `with _device_errors(
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        if is_out_of_memory(error):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             raise OutOfMemory("There is not enough memory on the device for this.") from error
-        if isinstance(error, RuntimeError) and "not enough memory" in str(error):
-            raise OutOfMemory("There is not enough memory for this.") from error
-        if isinstance(error, RuntimeError):
-            reason = str(error).splitlines()[0][:300]
-            raise EngineError(f"The device failed: {reason}") from error
+        if isinstance(error, DEVICE_FAULTS):
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+            raise EngineError(f"Drawing failed: {reason}") from error

@@ -35,6 +35,8 @@ def read(data: bytes, field: str, limits: Limits) -> Picture:
 
 def opaque(image: Picture) -> Picture:
     """The picture as RGB; transparent parts show a neutral grey."""
+    if image.mode.startswith("I"):  # 16 bits a pixel, which `convert` would cut off, not scale
+        return image.convert("I").point(lambda value: value / 257).convert("L").convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
     layers = image.convert("RGBA")

@@ -12,31 +12,45 @@ Whatever goes wrong ends in one of our errors that names the file.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import single_file_utils as convert
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from runai.engine import detection
 from runai.engine.archs import ARCHS, Arch
 from runai.engine.catalogue import Entry
-from runai.engine.devices import Place
+from runai.engine.devices import Place, is_out_of_memory
 from runai.errors import ModelBroken, ModelError, ModelUnsafe, ModelUnsupported
 
 TOKENIZER_FOLDERS = ("openai/clip-vit-large-patch14", "CLIP")
 CLIP_TOKENS = 49408
 KNOWN_CHANNELS = (4, 9)
-T = TypeVar("T")
+# inputs that a UNet of the Stable Diffusion 1 and 2 family does not read
+FOREIGN_INPUTS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type")
+# what the libraries raise for files that are damaged or do not belong together
+BROKEN = (
+    OSError,
+    ValueError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +96,6 @@ class LoadedModel:
         """Whether the UNet reads a mask and the masked picture beside the latents."""
         return int(self.unet.config.in_channels) == 9
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all weights."""
-        parts = (self.unet, self.vae, self.text_encoder)
-        return sum(p.numel() * p.element_size() for part in parts for p in part.parameters())
-
 
 def load(
     entry: Entry, place: Place, base_paths: Sequence[Path], archs: dict[str, Arch] = ARCHS
@@ -99,17 +107,15 @@ def load(
         return _load_file(entry, place, base_paths, archs)
     except ModelError:
         raise
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, EOFError) as error:
+    except BROKEN as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelBroken(f"{entry.name} cannot be loaded: {reason[0][:300]}") from error
 
 
 def _assemble(entry: Entry, place: Place, parts: dict[str, Any]) -> LoadedModel:
-    channels = int(parts["unet"].config.in_channels)
-    if channels not in KNOWN_CHANNELS:
-        raise ModelUnsupported(f"{entry.name} has a UNet of {channels} input channels.")
+    _check_arch(entry, parts["unet"].config, parts["text_encoder"].config)
     for name in ("unet", "vae", "text_encoder"):
         parts[name].to(place.device).eval().requires_grad_(False)
     factor = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
@@ -125,6 +131,18 @@ def _assemble(entry: Entry, place: Place, parts: dict[str, Any]) -> LoadedModel:
         ),
         **parts,
     )
+
+
+def _check_arch(entry: Entry, unet: Any, text: Any) -> None:
+    """Raise ModelUnsupported for networks that the step loop cannot call."""
+    if unet.in_channels not in KNOWN_CHANNELS:
+        raise ModelUnsupported(f"{entry.name} has a UNet of {unet.in_channels} input channels.")
+    foreign = [name for name in FOREIGN_INPUTS if getattr(unet, name, None) is not None]
+    if foreign or unet.cross_attention_dim != text.hidden_size:
+        raise ModelUnsupported(
+            f"{entry.name} is not of the Stable Diffusion 1 or 2 family: "
+            f"its UNet reads {', '.join(foreign) or 'another text encoder'}."
+        )
 
 
 # --- diffusers folders -------------------------------------------------------------------
@@ -163,7 +181,8 @@ def _scheduler_config(folder: Path) -> dict[str, Any]:
     from diffusers import PNDMScheduler
 
     config: dict[str, Any] = PNDMScheduler.load_config(folder, local_files_only=True)
-    return config
+    # what diffusers' pipelines make of any configuration that says or implies otherwise
+    return {**config, "clip_sample": False, "steps_offset": 1}
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -178,6 +197,10 @@ def _read_tokenizer(folder: Path, **arguments: Any) -> Any:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True, **arguments)
     except Exception as error:  # the tokenizers library raises nothing narrower
         raise ModelBroken(f"The vocabulary in {folder} cannot be read: {error}.") from error
+
+
+_UNET_KEYS = convert.convert_ldm_unet_checkpoint
+_VAE_KEYS = convert.convert_ldm_vae_checkpoint
 
 
 # --- single files ------------------------------------------------------------------------
@@ -196,10 +219,8 @@ def _load_file(
         shapes = {name: list(tensor.shape) for name, tensor in weights.items()}
         arch = archs[detection.arch_of(shapes, entry.path.name)]
     parts = {
-        "unet": _fill(UNet2DConditionModel, arch.unet, convert.convert_ldm_unet_checkpoint)(
-            weights, place
-        ),
-        "vae": _fill(AutoencoderKL, arch.vae, convert.convert_ldm_vae_checkpoint)(weights, place),
+        "unet": _fill(UNet2DConditionModel, arch.unet, _UNET_KEYS, weights, place),
+        "vae": _fill(AutoencoderKL, arch.vae, _VAE_KEYS, weights, place),
         "text_encoder": _text_encoder(arch, weights, place),
         "tokenizer": _find_tokenizer(base_paths, arch),
     }
@@ -235,22 +256,19 @@ def _read_legacy_ckpt(path: Path) -> Any:
 
 
 def _fill(
-    cls: Any, config: dict[str, Any], converter: Callable[..., dict[str, torch.Tensor]]
-) -> Callable[[dict[str, torch.Tensor], Place], Any]:
-    def filled(weights: dict[str, torch.Tensor], place: Place) -> Any:
-        with _empty():
-            network = cls.from_config(config)
-        return _assign(network, converter(weights, config=network.config), place)
-
-    return filled
-
-
-def _empty() -> AbstractContextManager[None]:
-    return init_empty_weights()
+    cls: Any,
+    config: dict[str, Any],
+    converter: Callable[..., dict[str, torch.Tensor]],
+    weights: dict[str, torch.Tensor],
+    place: Place,
+) -> Any:
+    with init_empty_weights():
+        network = cls.from_config(config)
+    return _assign(network, converter(weights, config=network.config), place)
 
 
 def _text_encoder(arch: Arch, weights: dict[str, torch.Tensor], place: Place) -> Any:
-    with _empty():
+    with init_empty_weights():
         network = CLIPTextModel(CLIPTextConfig(**arch.text))
     if arch.version == "v1":
         converted = convert.convert_ldm_clip_checkpoint(weights)
@@ -288,9 +306,10 @@ def _find_tokenizer(base_paths: Sequence[Path], arch: Arch) -> Any:
         for folder in (*own, *theirs):
             if not (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
                 continue
-            tokenizer = _read_tokenizer(folder, pad_token=arch.pad_token, model_max_length=77)
-            if len(tokenizer) == arch.text["vocab_size"]:
-                return tokenizer
+            with contextlib.suppress(ModelBroken):  # another folder may have a sound one
+                tokenizer = _read_tokenizer(folder, pad_token=arch.pad_token, model_max_length=77)
+                if len(tokenizer) == arch.text["vocab_size"]:
+                    return tokenizer
     raise ModelBroken(
         "A single-file checkpoint needs the CLIP vocabulary, which is not there.",
         hint="Put openai/clip-vit-large-patch14 (its tokenizer files) into the model folder.",

@@ -93,14 +93,21 @@ def prepare(model: LoadedModel, request: GenerationRequest, limits: Limits) -> C
     """The canvas of a request: reads and encodes its pictures. Raises a RequestError."""
     if isinstance(request, TextToImage):
         native = Extent(model.size, model.size)
-        return Canvas(chosen(request.width, request.height, native))
+        return Canvas(_extent(request, native, limits))
     given = images.read(request.image, "image", limits)
-    extent = chosen(request.width, request.height, Extent(*given.size).floor())
+    extent = _extent(request, Extent(*given.size).floor(), limits)
     if isinstance(request, ImageToImage):
         pixels = _pixels(model.images, images.opaque(given), extent)
         return Canvas(extent, request.strength, _posterior(model, pixels))
     mask = _mask_picture(request, given, limits)
     return _masked_canvas(model, extent, request.strength, given, mask)
+
+
+def _extent(request: GenerationRequest, fallback: Extent, limits: Limits) -> Extent:
+    """The size to draw; TooManyPixels before anything of that size is made."""
+    extent = chosen(request.width, request.height, fallback)
+    limits.check_size(*extent.size, field="width")
+    return extent
 
 
 def _mask_picture(

@@ -11,7 +11,8 @@ A sample without guidance takes one row of the call, one with guidance two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -35,19 +36,28 @@ def batch_limit(model: LoadedModel, max_batch: int | None) -> int:
     return 2 if large and model.device.type == "cpu" else 8
 
 
-def choose(samples: Iterable[Sample], max_batch: int | None = None) -> list[Sample]:
-    """The batch of the next turn: the group with the longest wait, its longest waiting first."""
+def choose(
+    samples: Iterable[Sample],
+    max_batch: int | None = None,
+    ceilings: Mapping[Key, int] = MappingProxyType({}),
+) -> list[Sample]:
+    """The batch of the next turn: the group with the longest wait, its longest waiting first.
+
+    `ceilings`: how many samples of a group may share a call, where memory asks for fewer.
+    """
     groups: dict[Key, list[Sample]] = {}
     for sample in samples:
-        groups.setdefault(_key(sample), []).append(sample)
+        groups.setdefault(key_of(sample), []).append(sample)
     if not groups:
         return []
     group = min(groups.values(), key=lambda g: min(s.last_turn for s in g))
     group.sort(key=lambda s: s.last_turn)
-    return group[: batch_limit(group[0].model, max_batch)]
+    limit = batch_limit(group[0].model, max_batch)
+    return group[: min(limit, ceilings.get(key_of(group[0]), limit))]
 
 
-def _key(sample: Sample) -> Key:
+def key_of(sample: Sample) -> Key:
+    """What samples must have in common to share a call."""
     tokens = sample.conditioning.positive.shape[1]
     return id(sample.model), tuple(sample.latents.shape), tokens
 

@@ -60,6 +60,12 @@ class Job:
         return self._state
 
     @property
+    def picture_bytes(self) -> int:
+        """Of the pictures that came with the request."""
+        given = (getattr(self.request, name, None) for name in ("image", "mask_image"))
+        return sum(len(picture) for picture in given if picture is not None)
+
+    @property
     def is_over(self) -> bool:
         return not TRANSITIONS[self._state]
 

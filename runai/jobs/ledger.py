@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from runai.errors import DuplicateId, QueueFull, RunAIError, ServerStopping
 from runai.jobs.engine import Engine
 from runai.jobs.job import Job
-from runai.jobs.outbox import Outbox
+from runai.jobs.outbox import Answer, Outbox
 from runai.jobs.queue import FairQueue, choose
 from runai.schema.events import (
     TERMINAL,
@@ -32,6 +32,8 @@ from runai.schema.events import (
     ServerState,
 )
 from runai.schema.requests import GenerationRequest
+
+MAX_QUEUED_BYTES = 2**30  # of pictures that came with requests which still wait
 
 
 class Ledger:
@@ -86,8 +88,11 @@ class Ledger:
             raise DuplicateId(f"The id {request.id!r} is still in use.", field="id")
         if len(outbox.open) >= self._max_open:
             raise QueueFull(f"{self._max_open} requests of this client are still open.")
-        if len(self.queue) >= self._max_queued:
+        waiting = self.queue.order()
+        if len(waiting) >= self._max_queued:
             raise QueueFull(f"{self._max_queued} requests are waiting already.")
+        if sum(job.picture_bytes for job in waiting) > MAX_QUEUED_BYTES:
+            raise QueueFull(f"Waiting requests hold {MAX_QUEUED_BYTES // 2**20} MiB of pictures.")
 
     def cancel(self, job: Job) -> None:
         """End a job that is not over yet; does nothing to one that is."""
@@ -124,7 +129,20 @@ class Ledger:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.quitting or len(self.queue) or self.running or self._to_drop)
+        return bool(self.quitting or self.running or self._to_drop or self._drawable())
+
+    def _drawable(self) -> list[Job]:
+        """Who waits, in the fair order, without clients that do not read what they have."""
+        waiting = self.queue.order()
+        return [job for job in waiting if not self.outboxes[job.client].is_behind]
+
+    def take_answer(self, outbox: Outbox) -> Answer:
+        """The oldest unread answer of a client that has one."""
+        was_behind = outbox.is_behind
+        answer = outbox.pop()
+        if was_behind and not outbox.is_behind:
+            self._work.notify()
+        return answer
 
     @property
     def state(self) -> ServerState:
@@ -179,7 +197,7 @@ class Ledger:
         """The next job to run, marked as running; None if none waits."""
         while True:
             with self.lock:
-                order = self.queue.order()
+                order = self._drawable()
             if not order:
                 return None
             job = choose(order, is_warm)

@@ -2,10 +2,11 @@
 
 Theory of operation. Answers leave in the order they came, from one ordered table of slots.
 A job's progress has one slot, and its preview one per picture: a newer one replaces the
-unread one where it stands, and the last event clears both. `accepted`, `loading` and the last
-event have their own slots and are never replaced. So a job owns at most `4 + num_images`
-slots however slowly its client reads; a job stays open, and counts against the client's
-bound, until its last event is *taken*; and posted answers are bounded by whoever posts.
+unread one where it stands, and the last event clears what it makes pointless. `accepted`,
+`loading` and the last event have their own slots and are never replaced. So a job owns at
+most `4 + num_images` slots however slowly its client reads; a job stays open, and counts
+against the client's bound, until its last event is *taken*; a client with too many bytes of
+pictures unread gets nothing new drawn; and posted answers are bounded by whoever posts.
 
 Threads: everything here is guarded by the ledger's lock, which `readable` and `writable`
 share; every method is called with it held, and none blocks but `wait_*`.
@@ -18,10 +19,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from runai.jobs.job import Job
-from runai.schema.events import TERMINAL, Event, Preview, Progress
+from runai.schema.events import TERMINAL, Completed, Event, Preview, Progress
 
 MAX_POSTED = 256
-REPLACED = (Progress, Preview)
+MAX_UNREAD_BYTES = 128 * 2**20
 Slot = tuple[str, type, int]
 
 
@@ -47,6 +48,7 @@ class Outbox:
         self._slots: OrderedDict[Slot, Answer] = OrderedDict()
         self._posts = 0
         self._unread_posts = 0
+        self._unread_bytes = 0  # of finished pictures
 
     def __len__(self) -> int:
         """How many answers are unread."""
@@ -61,6 +63,11 @@ class Outbox:
         self._writable.wait_for(lambda: self._unread_posts < MAX_POSTED or self.closed)
 
     @property
+    def is_behind(self) -> bool:
+        """Whether so much is unread that nothing more should be drawn for this client yet."""
+        return self._unread_bytes > MAX_UNREAD_BYTES
+
+    @property
     def is_done(self) -> bool:
         """Whether nothing more will ever be taken."""
         return self.closed or (self.finishing and not self.open and not self._slots)
@@ -69,7 +76,9 @@ class Outbox:
         """Add a job's event; an unread progress or preview gives way to the newer one."""
         last = isinstance(event, TERMINAL)
         if last:
-            self._clear_replaced(job.key)
+            # the progress of a job that went well stays: with it the client's bar is full
+            well = isinstance(event, Completed)
+            self._clear(job.key, (Preview,) if well else (Progress, Preview))
         index = event.index if isinstance(event, Preview) else 0
         self._add((job.key, type(event), index), Answer(event, job.tag, job if last else None))
 
@@ -82,6 +91,7 @@ class Outbox:
     def pop(self) -> Answer:
         """Take the oldest answer; its job is closed if this was the last."""
         (key, _, _), answer = self._slots.popitem(last=False)
+        self._unread_bytes -= _picture_bytes(answer.event)
         if answer.ended is not None:
             del self.open[answer.ended.request.id]
         if not key:
@@ -102,10 +112,15 @@ class Outbox:
 
     def _add(self, slot: Slot, answer: Answer) -> None:
         if not self.closed:
+            self._unread_bytes += _picture_bytes(answer.event)
             self._slots[slot] = answer
             self._readable.notify()
 
-    def _clear_replaced(self, key: str) -> None:
-        unread = [slot for slot in self._slots if slot[0] == key and slot[1] in REPLACED]
+    def _clear(self, key: str, kinds: tuple[type, ...]) -> None:
+        unread = [slot for slot in self._slots if slot[0] == key and slot[1] in kinds]
         for slot in unread:
             del self._slots[slot]
+
+
+def _picture_bytes(event: Event) -> int:
+    return sum(len(p.png) for p in event.images) if isinstance(event, Completed) else 0

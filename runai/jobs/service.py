@@ -160,6 +160,11 @@ class Session:
             self._ledger.cancel(job)
             return True
 
+    def is_open(self, request_id: str) -> bool:
+        """Whether a request of this id has not had its last answer taken yet."""
+        with self._ledger.lock:
+            return request_id in self._outbox.open
+
     def cancel_all(self) -> None:
         with self._ledger.lock:
             for job in list(self._outbox.open.values()):
@@ -185,7 +190,7 @@ class Session:
             if self._outbox.is_done:
                 self._ledger.leave(self._outbox)
                 return None
-            answer = self._outbox.pop()
+            answer = self._ledger.take_answer(self._outbox)
             return answer.event, answer.tag
 
     def finish(self) -> None:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from runai import __version__
-from runai.errors import DuplicateId, RunAIError
+from runai.errors import RunAIError
 from runai.jobs.service import Service
 from runai.schema import codec
 from runai.schema.dialects import Reply, krita, native, reply_to, understand
@@ -87,8 +87,8 @@ class ClientConnection:
     # The reader.
 
     def _read(self) -> None:
-        self._writer.start()
         try:
+            self._writer.start()
             if self._receive_until_end() == wire.CutShort():
                 self._writer.join(self._options.write_deadline_s)
         except OSError:
@@ -155,8 +155,9 @@ class ClientConnection:
             self._session.submit(command, reply)
 
     def _refuse(self, error: RunAIError, message: dict[str, Any], reply: Reply) -> None:
-        # a second `failed` of an id in use would read as the first request's last answer
-        said = None if isinstance(error, DuplicateId) else codec.id_of(message)
+        said = codec.id_of(message)
+        if said is not None and self._session.is_open(said):
+            said = None  # it would read as the last answer of the request that has this id
         failed = Failed(id=said, error=ErrorBody.of(error))
         self._session.post(failed, reply)
 
@@ -175,6 +176,9 @@ class ClientConnection:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
             log.debug("%s cannot be written to any more.", self._session.name)
+            self.abort()
+        except Exception:  # a fault of ours: a client that is cut off is better than one that waits
+            log.exception("An answer could not be written.")
             self.abort()
 
     def _send(self, body: bytes) -> None:

@@ -30,6 +30,7 @@ from runai.transports.roll import Roll, StopReason
 __all__ = ["SocketOptions", "SocketServer", "StopReason"]
 
 KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 6}  # seconds
+PAUSE_S = 0.1
 log = logging.getLogger(__name__)
 Member = ClientConnection | Refusal
 
@@ -98,6 +99,10 @@ class SocketServer:
         try:
             sock, _ = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):  # it left before it was taken
+            return
+        except OSError as error:  # no file descriptors or memory left for one more, say
+            log.warning("A client could not be taken: %s.", error.strerror)
+            time.sleep(PAUSE_S)  # it waits in the kernel, which would wake us at once again
             return
         sock.setblocking(True)
         _keep_watch(sock)

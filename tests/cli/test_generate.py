@@ -241,7 +241,7 @@ def test_a_server_on_another_computer_is_not_replaced_by_an_embedded_one(
     words = ["generate", "p", "-o", str(tmp_path / "o.png"), "--port", str(dead_port)]
     elsewhere = ["--host", "0.0.0.0", "--insecure"]
     assert main([*words, *elsewhere], make_engine=_must_not_be_made) == 1
-    assert capsys.readouterr().err.endswith("[connection_lost]\n")
+    assert capsys.readouterr().err.endswith("[no_server]\n")
 
 
 def test_notes_about_what_was_done_otherwise_are_shown(

@@ -54,7 +54,7 @@ def test_without_a_server_the_models_on_disk_are_listed(
     assert models[:2] == [
         {"name": "v1/one", "version": "v1", "format": "safetensors", "loaded": False}
         | {"default": True},
-        {"name": "v2/two", "version": "v2", "format": "ckpt", "loaded": False, "default": False},
+        {"name": "v2/two", "version": "v2", "format": "ckpt", "loaded": False, "default": True},
     ]
 
 
@@ -85,7 +85,7 @@ def test_status_without_a_server_is_one_line_and_fails(dead_port: int, capsys: C
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith(f"runai: No server answers on localhost, port {dead_port}")
-    assert printed.err.endswith("[connection_lost]\n")
+    assert printed.err.endswith("[no_server]\n")
     assert printed.err.count("\n") == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,17 @@ def test_a_model_is_found_by_path_and_by_stem(base: Path, name: str) -> None:
     catalogue = Catalogue([base])
     assert catalogue.find(name).path == base / "v1" / "anime.safetensors"
     assert catalogue.find(f"{base}/v1/anime.safetensors").name == "v1/anime"
+
+
+def test_a_model_may_be_named_by_an_ending_that_a_better_format_has_replaced(base: Path) -> None:
+    catalogue = Catalogue([base])
+    assert catalogue.find("v1/anime.ckpt").format == "safetensors"
+    assert catalogue.find(f"{base}/v1/anime.ckpt").format == "safetensors"
+
+
+def test_a_file_whose_name_cannot_be_sent_is_passed_over(base: Path) -> None:
+    os.close(os.open(os.fsencode(base) + b"/v1/caf\xe9.ckpt", os.O_CREAT))
+    assert all(entry.name.isprintable() for entry in Catalogue([base]).entries())
 
 
 def test_a_name_that_means_two_models_needs_the_version(base: Path) -> None:

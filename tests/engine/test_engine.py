@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,14 @@ from drawn import Pixels, as_base64, draw, half_mask, last, make_request, photo,
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor
 
+from runai.engine import cache
+from runai.engine.devices import choose
 from runai.engine.engine import TorchEngine
 from runai.errors import (
     FilterMissing,
     InvalidField,
     InvalidImage,
+    InvalidSetting,
     ModelBroken,
     ModelNotFound,
     RunAIError,
@@ -116,6 +120,8 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_note(engine: TorchEngine) -> No
         ({"task": "img2img", "strength": 0.2}, InvalidField, "strength"),
         ({"task": "img2img", "image": as_base64(photo(200, 200))}, TooManyPixels, "image"),
         ({"width": 256, "height": 256}, TooManyPixels, "width"),
+        ({"task": "img2img", "width": 16384}, TooManyPixels, "width"),
+        ({"task": "inpaint", "height": 16384}, TooManyPixels, "width"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_and_the_next_request_is_served(
@@ -147,6 +153,70 @@ def test_numbers_that_are_no_picture_fail_only_their_own_request(
     assert isinstance(sick, Failed) and sick.error.code == "not_finite"
     assert "--dtype fp32" in sick.error.hint
     assert isinstance(events["well"][-1], Completed)
+
+
+class Hook:
+    """Raises an error in a real network's call when it is given more rows than `most`."""
+
+    def __init__(self, network: Any, error: Exception, most: int) -> None:
+        self.largest = 0
+
+        def check(_: Any, args: tuple[torch.Tensor, ...]) -> None:
+            if len(args[0]) > most:
+                raise error
+            self.largest = max(self.largest, len(args[0]))
+
+        self._handle = network.register_forward_pre_hook(check)
+
+    def remove(self) -> None:
+        self._handle.remove()
+
+
+def unet_of(engine: TorchEngine, name: str) -> Any:
+    draw(engine, model=name)
+    return engine._cache._models[name].unet
+
+
+ALLOCATOR = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), RuntimeError(ALLOCATOR)])
+def test_a_batch_that_is_too_large_for_memory_is_drawn_in_smaller_ones(
+    fresh: TorchEngine, error: Exception
+) -> None:
+    hook = Hook(unet_of(fresh, "v1/plain"), error, most=4)
+    events = run(fresh, {k: make_request() for k in "abcde"})
+    assert all(isinstance(e[-1], Completed) for e in events.values())
+    assert hook.largest == 4
+
+
+def test_one_picture_that_is_too_large_for_memory_fails_alone(fresh: TorchEngine) -> None:
+    hook = Hook(unet_of(fresh, "v1/plain"), torch.OutOfMemoryError(), most=0)
+    events = run(fresh, {"big": make_request(), "other": make_request(model="v2/velocity")})
+    failed = events["big"][-1]
+    assert isinstance(failed, Failed) and failed.error.code == "out_of_memory"
+    assert isinstance(events["other"][-1], Completed)
+    hook.remove()
+    assert draw(fresh).std() > 5
+
+
+@pytest.mark.parametrize("error", [TypeError(), IndexError("index 1000"), RuntimeError("")])
+def test_a_fault_of_a_network_fails_only_who_shares_its_call(
+    fresh: TorchEngine, error: Exception
+) -> None:
+    Hook(unet_of(fresh, "v1/plain"), error, most=0)
+    events = run(fresh, {"sick": make_request(), "well": make_request(model="v2/velocity")})
+    failed = events["sick"][-1]
+    assert isinstance(failed, Failed) and failed.error.code == "engine"
+    assert isinstance(events["well"][-1], Completed)
+
+
+def test_a_preview_that_cannot_be_made_spoils_no_picture(fresh: TorchEngine) -> None:
+    draw(fresh)
+    Hook(fresh._cache._models["v1/plain"].vae.encoder, RuntimeError("nan"), most=0)
+    events = run(fresh, {"k": make_request(num_inference_steps=9, preview=True)})["k"]
+    assert isinstance(events[-1], Completed)
+    assert not any(isinstance(e, Preview) for e in events)
 
 
 def test_a_dropped_request_says_nothing_more(engine: TorchEngine) -> None:
@@ -190,10 +260,19 @@ def test_a_batch_has_a_limit_and_everyone_gets_a_turn(models: Path) -> None:
 
 def test_there_is_room_until_enough_samples_are_active(engine: TorchEngine) -> None:
     assert engine.has_room()
-    engine.admit("k", make_request(num_images=8))
+    for number in range(8):
+        assert engine.has_room()
+        engine.admit(str(number), make_request())
     assert not engine.has_room()
-    engine.drop("k")
+    for number in range(8):
+        engine.drop(str(number))
     assert engine.has_room()
+
+
+def test_a_request_for_many_pictures_leaves_room_for_others(engine: TorchEngine) -> None:
+    engine.admit("many", make_request(num_images=16))
+    assert engine.has_room()
+    engine.drop("many")
 
 
 def test_a_model_is_loaded_on_first_use_and_kept(fresh: TorchEngine) -> None:
@@ -205,7 +284,7 @@ def test_a_model_is_loaded_on_first_use_and_kept(fresh: TorchEngine) -> None:
     assert fresh.is_warm(request)
     loaded = {m.name for m in fresh.models() if m.loaded}
     assert loaded == {"v1/plain", "v2/velocity"}
-    assert [m.name for m in fresh.models() if m.default] == ["v1/plain"]
+    assert [m.name for m in fresh.models() if m.default] == ["v1/plain", "v2/velocity"]
 
 
 def test_when_memory_is_short_the_longest_unused_model_goes(fresh: TorchEngine) -> None:
@@ -234,6 +313,41 @@ def test_a_model_that_is_replaced_on_disk_by_another_format_is_loaded_anew(
     with pytest.raises(ModelBroken):
         engine.admit("k", make_request(model="m"))
     engine.close()
+
+
+def test_a_model_that_is_overwritten_in_place_is_loaded_anew(models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "v1" / "m"
+    shutil.copytree(models / "v1" / "plain", folder)
+    engine = TorchEngine(tmp_path, device="cpu", dtype="fp32")
+    before = draw(engine, model="m")
+    shutil.rmtree(folder / "unet")
+    shutil.copytree(models / "v2" / "velocity" / "unet", folder / "unet")
+    os.utime(folder / "unet", ns=(1, 1))
+    assert (draw(engine, model="m") != before).any()
+    engine.close()
+
+
+def test_the_size_of_a_model_is_that_of_one_set_of_its_weights(tmp_path: Path) -> None:
+    sizes = {
+        "unet/w.safetensors": 100,
+        "unet/w.fp16.safetensors": 50,
+        "unet/w.bin": 100,
+        "vae/a-1-of-2.safetensors": 10,
+        "vae/a-2-of-2.safetensors": 10,
+        "safety_checker/w.safetensors": 1000,
+    }
+    for name, size in sizes.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    assert cache._weight_bytes(tmp_path, choose("cpu", "bf16")) == 120
+    assert cache._weight_bytes(tmp_path, choose("cpu", "fp32")) == 240
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "mps"])
+def test_a_device_that_is_not_there_is_refused_at_the_start(models: Path, device: str) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        TorchEngine(models, device=device)
+    assert caught.value.field == "device"
 
 
 def test_previews_are_small_pictures_with_the_colours_of_the_latents(engine: TorchEngine) -> None:

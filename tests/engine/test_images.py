@@ -85,6 +85,13 @@ def test_a_mask_may_be_grey_or_coloured() -> None:
         assert (mask.mode, mask.getpixel((0, 0))) == ("L", 255)
 
 
+def test_pictures_of_16_bits_are_scaled_not_cut_off() -> None:
+    deep = Image.new("I;16", (2, 1), 300)
+    deep.putpixel((1, 0), 65535)
+    again = images.read(as_png(deep), "image", LIMITS)
+    assert list(images.mask_from(again).get_flattened_data()) == [1, 255]
+
+
 def test_what_is_empty_becomes_the_mask() -> None:
     image = Image.new("RGBA", (2, 1), (1, 2, 3, 255))
     image.putpixel((1, 0), (0, 0, 0, 0))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -137,6 +140,31 @@ def test_eta_reaches_ddim(engine: TorchEngine, reference: Reference) -> None:
     ours = draw(engine, sampler="ddim", eta=0.7, **fields)
     assert worst(ours, reference("v1/plain", "txt2img", "ddim", eta=0.7)) <= 1
     assert worst(ours, reference("v1/plain", "txt2img", "ddim", eta=0.0)) > 1
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "pndm", "euler"])
+def test_a_configuration_that_leaves_things_unsaid_means_what_it_means_to_diffusers(
+    models: Path, tmp_path: Path, sampler: str
+) -> None:
+    shutil.copytree(models / "v1" / "plain", tmp_path / "v1" / "bare")
+    path = tmp_path / "v1" / "bare" / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text())
+    bare = {k: v for k, v in config.items() if k not in ("clip_sample", "steps_offset")}
+    path.write_text(json.dumps(bare))
+    scheduler = getattr(diffusers, SCHEDULERS[sampler].scheduler).from_config(bare)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the pipeline says what it repairs
+        pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+            tmp_path / "v1" / "bare", scheduler=scheduler, local_files_only=True
+        )
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator("cpu").manual_seed(7)
+    theirs = pipe("a b c", num_inference_steps=STEPS, generator=generator).images[0]
+    own = TorchEngine(tmp_path, device="cpu", dtype="fp32")
+    fields = {"prompt": "a b c", "num_inference_steps": STEPS, "model": "bare"}
+    ours = draw(own, sampler=sampler, **fields)
+    own.close()
+    assert worst(ours, np.asarray(theirs).astype(int)) <= 1
 
 
 def test_image_number_i_is_the_picture_of_seed_plus_i(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from runai.errors import DuplicateId, QueueFull, ServerStopping, TooManyPixels, TooManySteps
+from runai.jobs import ledger, outbox
 from runai.jobs.outbox import MAX_POSTED
 from runai.jobs.service import Service
 from runai.schema.events import (
@@ -21,6 +22,7 @@ from runai.schema.events import (
     Progress,
 )
 from runai.schema.limits import Limits
+from runai.schema.requests import ImageToImage
 from runai.testing.scripted import ScriptedEngine
 from tests.jobs.asking import ask, end_of, in_thread, take, take_all, take_until_end
 
@@ -371,3 +373,40 @@ def test_failures_of_one_request_are_not_anothers(serve: Serve) -> None:
     assert isinstance(failed, Failed)
     assert (failed.error.code, failed.error.field) == ("model_not_found", "model")
     assert isinstance(end_of(session, "good"), Completed)
+
+
+def test_a_client_that_does_not_read_its_pictures_gets_no_more_drawn(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MAX_UNREAD_BYTES", 1000)
+    engine = ScriptedEngine(draw=lambda *_: b"x" * 800, capacity=1)
+    service = serve(engine)
+    deaf, other = service.open_session(), service.open_session()
+    for number in range(6):
+        deaf.submit(ask(f"d{number}"))
+    other.submit(ask("other"))
+    assert isinstance(end_of(other, "other"), Completed)
+    other.submit(ask("again"))
+    assert isinstance(end_of(other, "again"), Completed)
+    assert service.status().queued >= 3
+    assert all(isinstance(end_of(deaf, f"d{number}"), Completed) for number in range(6))
+
+
+def test_the_pictures_of_waiting_requests_are_bounded(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "MAX_QUEUED_BYTES", 1000)
+    engine = ScriptedEngine()
+    engine.gate.close()
+    session = serve(engine).open_session()
+    session.submit(ask("running"))
+    engine.gate.wait_until_reached()
+    size = {"width": 64, "height": 64, "num_inference_steps": 2}
+    picture = {"image": b"x" * 900, "id": "", **size}
+    for number in range(2):
+        session.submit(ImageToImage(**{**picture, "id": str(number)}))
+    with pytest.raises(QueueFull, match="pictures"):
+        session.submit(ImageToImage(**{**picture, "id": "2"}))
+    engine.gate.open()
+    assert isinstance(end_of(session, "1"), Completed)
+    session.submit(ImageToImage(**{**picture, "id": "3"}))

@@ -268,7 +268,13 @@ def test_every_picture_is_sent_with_all_the_keys() -> None:
             "pos_y": -4,
         }
         for png in (b"one", b"two")
-    ]
+    ] + [{"action": 4, "reqtype": "inpaint", "step": 1, "total": 1}]
+
+
+def test_a_failure_names_the_plugins_key() -> None:
+    error = ErrorBody(code="x", message="m", hint="h", field="width")
+    failed, _ = sent(Failed(id="a", error=error), plugin("inpaint"))
+    assert failed["error"]["field"] == "inpaint_width"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from runai.schema.events import ModelInfo
 from runai.testing.scripted import Fault, ScriptedEngine
 from tests.transports.clients import (
     LAST,
@@ -182,6 +183,41 @@ def test_an_id_that_cannot_be_sent_back_is_answered_without_it(serve: Serve) -> 
         answer = client.ask(generate("\ud800"))
         assert (answer["type"], answer.get("id")) == ("failed", None)
         assert client.ask(generate())["type"] == "completed"
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        {"type": "cancel", "id": "r", "reason": "x"},
+        generate("r", sampler="none"),
+        generate("r", num_inference_steps=900),
+    ],
+)
+def test_a_bad_message_with_an_open_id_is_not_taken_for_that_requests_answer(
+    serve: Serve, second: dict[str, Any]
+) -> None:
+    engine = ScriptedEngine()
+    engine.gate.close()
+    with serve(engine).client() as client:
+        client.hello()
+        client.send(generate("r"))
+        client.receive_type("accepted")
+        client.send(second)
+        assert "id" not in client.receive_type("failed")
+        engine.gate.open()
+        assert client.receive_type(*LAST)["type"] == "completed"
+
+
+def test_an_answer_that_cannot_be_written_ends_the_connection(serve: Serve) -> None:
+    def unreadable(*_: object) -> list[ModelInfo]:
+        return [ModelInfo(name="\ud800", version="v1", format="ckpt")]
+
+    engine = ScriptedEngine()
+    engine.models = unreadable  # type: ignore[method-assign]
+    with serve(engine).client() as client:
+        client.send({"type": "models"})
+        while client.receive() is not None:
+            pass
 
 
 def test_an_id_in_use_is_refused_without_ending_the_request_that_has_it(serve: Serve) -> None:

@@ -112,6 +112,8 @@ def test_the_plugin_gets_its_picture(server: Whole, action: str) -> None:
             bars.append((message["step"], message["total"]))
     assert (message["reqtype"], message["pos_x"], message["pos_y"]) == (action, 3, 4)
     assert all(step < total for step, total in bars if total)
+    total = bars[-1][1]
+    assert bars[-1] == (total - 1, total), "the bar is full"
     image = image_of(message["image"])
     assert (image.mode, image.size) == ("RGB", (64, 64))
 

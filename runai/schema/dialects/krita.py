@@ -136,10 +136,18 @@ class KritaReply:
         if isinstance(event, Loading):
             return [self._progress(0, 0)]  # shown as "busy"
         if isinstance(event, Completed):
-            return [self._image(picture.png) for picture in event.images]
-        if isinstance(event, (Failed, Canceled)):
-            return [codec.encode(event), self._progress(1, 1)]  # step == total: bar at rest
+            images = [self._image(picture.png) for picture in event.images]
+            return [*images, self._progress(1, 1)]  # step == total: bar at rest
+        if isinstance(event, Failed):
+            return [codec.encode(self._in_its_words(event)), self._progress(1, 1)]
+        if isinstance(event, Canceled):
+            return [codec.encode(event), self._progress(1, 1)]
         return []
+
+    def _in_its_words(self, event: Failed) -> Failed:
+        """The failure, naming the plugin's own key."""
+        field = _key_of(event.error.field, self.reqtype)
+        return event.model_copy(update={"error": event.error.model_copy(update={"field": field})})
 
     def _image(self, png: bytes) -> bytes:
         image = base64.b64encode(png).decode("ascii")

@@ -170,11 +170,7 @@ def _scan(base: Path, *, example: bool) -> Iterator[Entry]:
     root = base.resolve()
     for folder, version in FOLDERS.items():
         for path in _children(base / folder):
-            format_ = _format_of(path)
-            # a link that leads out of the base path is not followed
-            if format_ is None or not path.resolve().is_relative_to(root):
-                continue
-            if not path.name.isprintable():  # it could not be named in a message
+            if (format_ := _format_within(path, root)) is None:
                 continue
             stem = path.name if format_ == "diffusers" else path.stem
             yield Entry(f"{folder}/{stem}", version, format_, path, example)
@@ -187,7 +183,17 @@ def _children(folder: Path) -> list[Path]:
         return []
 
 
+def _format_within(path: Path, root: Path) -> Format | None:
+    """What a path is, if it is a model that lies below `root`: a link out is not followed."""
+    try:
+        inside = path.resolve().is_relative_to(root)
+        # an unprintable name could not be written into a message
+        return _format_of(path) if inside and path.name.isprintable() else None
+    except (OSError, RuntimeError):  # a folder of somebody else's, a link to itself
+        return None
+
+
 def _format_of(path: Path) -> Format | None:
     if path.is_dir():
         return "diffusers" if (path / "model_index.json").is_file() else None
-    return FORMATS.get(path.suffix.lower()) if path.suffix else None
+    return FORMATS.get(path.suffix.lower()) if path.suffix and path.is_file() else None

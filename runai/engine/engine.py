@@ -1,7 +1,7 @@
 """The engine's facade: requests in, events out, one denoising step at a time.
 
-Rules: everything but `models` is called from one thread. A request is either not in the
-engine or a `Drawing` with at least one unfinished sample. What fails for one request is that
+Rules: everything but `models` and `loaded_models` is called from one thread. A request is
+either not in the engine or a `Drawing` with at least one unfinished sample. What fails for one request is that
 request's failure: only the batch it shares a UNet call with can fail with it, and then each
 of them is told.
 """
@@ -68,6 +68,10 @@ class TorchEngine:
     def models(self) -> list[ModelInfo]:
         """The catalogue, the default model marked. Any thread."""
         return self._catalogue.infos(self._cache.names())
+
+    def loaded_models(self) -> list[str]:
+        """The names of the models in memory. Any thread."""
+        return self._cache.names()
 
     def model_of(self, request: GenerationRequest) -> str:
         return self._resolve(request)[0].name

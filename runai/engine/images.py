@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageOps, PngImagePlugin
 
-from runai.errors import InvalidImage
+from runai.errors import InvalidImage, TooManyPixels
 from runai.schema.limits import Limits
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -23,7 +23,11 @@ def read(data: bytes, field: str, limits: Limits) -> Picture:
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError):
+    except Image.DecompressionBombError:
+        raise TooManyPixels(
+            f"The picture has far more than {limits.max_pixels} pixels.", field=field
+        ) from None
+    except (OSError, ValueError, SyntaxError):
         raise InvalidImage("These bytes are no PNG, JPEG or WebP picture.", field=field) from None
     limits.check_size(*image.size, field=field)
     try:

@@ -281,7 +281,8 @@ def _text_encoder(arch: Arch, weights: dict[str, torch.Tensor], place: Place) ->
 
 def _assign(network: Any, weights: dict[str, torch.Tensor], place: Place) -> Any:
     """Put converted weights into an empty network; ModelBroken if any is missing."""
-    cast = {name: value.to(place.device, place.dtype) for name, value in weights.items()}
+    # copied also where nothing changes: the file may be overwritten while it is mapped
+    cast = {name: value.to(place.device, place.dtype, copy=True) for name, value in weights.items()}
     missing, _ = network.load_state_dict(cast, strict=False, assign=True)
     if missing:
         kind = type(network).__name__

@@ -169,6 +169,7 @@ def start(
     generator = torch.Generator("cpu").manual_seed(seed)
     scheduler = make_scheduler(request.sampler, model.scheduler)
     scheduler.set_timesteps(request.num_inference_steps, device=model.device)
+    _check_steps(scheduler, request.num_inference_steps)
     timesteps = scheduler.timesteps
     if canvas.picture is not None:
         timesteps = _shorten(scheduler, request.num_inference_steps, canvas.strength)
@@ -184,6 +185,17 @@ def start(
     )
     _first_latents(sample, canvas, generator)
     return sample
+
+
+def _check_steps(scheduler: Any, steps: int) -> None:
+    """Refuse so many steps that a sampler would start after the model's last timestep."""
+    known = scheduler.config.num_train_timesteps
+    if scheduler.timesteps.max() > known - 1:
+        raise InvalidField(
+            f"This sampler cannot do {steps} steps with a model of {known} timesteps.",
+            hint="Ask for fewer steps, or use another sampler.",
+            field="num_inference_steps",
+        )
 
 
 def _shorten(scheduler: Any, steps: int, strength: float) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """What the worker thread needs of whoever does the drawing: the Engine protocol.
 
 `jobs` knows no torch and `engine` knows no job: they meet in these few methods, all of them
-called on the worker thread alone (but for `models`, which may be called from any thread).
+called on the worker thread alone (but for `models` and `loaded_models`, which any thread may call).
 A *key* is the job's name for a request, unique in this server; the engine gives it back.
 """
 
@@ -55,6 +55,10 @@ class Engine(Protocol):
 
     def models(self) -> list[ModelInfo]:
         """The catalogue. May be called from any thread."""
+        ...
+
+    def loaded_models(self) -> list[str]:
+        """The names of the models in memory. Any thread; must not be slow."""
         ...
 
     def close(self) -> None:

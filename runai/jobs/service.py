@@ -83,14 +83,13 @@ class Service:
         with ledger.lock:
             engine, state, detail = ledger.engine, ledger.state, ledger.loading
             clients, queued, running = len(ledger.outboxes), len(ledger.queue), len(ledger.running)
-        models = engine.models() if engine is not None else []
         return Status(
             state=state,
             detail=detail,
             clients=clients,
             queued=queued,
             running=running,
-            loaded_models=[model.name for model in models if model.loaded],
+            loaded_models=engine.loaded_models() if engine is not None else [],
             uptime_s=time.monotonic() - self._started,
         )
 

@@ -66,6 +66,6 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 SamplerName = Annotated[
     str,
-    BeforeValidator(lambda v: canonical_sampler(v) if isinstance(v, str) else v),
+    BeforeValidator(lambda v: canonical_sampler(v[:100]) if isinstance(v, str) else v),
     WithJsonSchema({"type": "string", "enum": list(SAMPLERS)}),
 ]

@@ -181,6 +181,9 @@ class ScriptedEngine:
         if drawing is not None:
             self._note("drop", drawing.request.id)
 
+    def loaded_models(self) -> list[str]:
+        return list(self._loaded)
+
     def models(self) -> list[ModelInfo]:
         loaded = list(self._loaded)
         return [

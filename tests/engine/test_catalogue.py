@@ -82,6 +82,14 @@ def test_a_file_whose_name_cannot_be_sent_is_passed_over(base: Path) -> None:
     assert all(entry.name.isprintable() for entry in Catalogue([base]).entries())
 
 
+def test_odd_things_in_the_folder_are_passed_over(base: Path) -> None:
+    before = [entry.name for entry in Catalogue([base]).entries()]
+    (base / "v1" / "loop.ckpt").symlink_to("loop.ckpt")
+    os.mkfifo(base / "v1" / "pipe.ckpt")
+    (base / "v1" / "gone.ckpt").symlink_to("nowhere.ckpt")
+    assert [entry.name for entry in Catalogue([base]).entries()] == before
+
+
 def test_a_name_that_means_two_models_needs_the_version(base: Path) -> None:
     catalogue = Catalogue([base])
     assert catalogue.find("photo", "v2").name == "v2/photo"

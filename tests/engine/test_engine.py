@@ -120,6 +120,7 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_note(engine: TorchEngine) -> No
         ({"task": "img2img", "strength": 0.2}, InvalidField, "strength"),
         ({"task": "img2img", "image": as_base64(photo(200, 200))}, TooManyPixels, "image"),
         ({"width": 256, "height": 256}, TooManyPixels, "width"),
+        ({"sampler": "ddim", "num_inference_steps": 1000}, InvalidField, "num_inference_steps"),
         ({"task": "img2img", "width": 16384}, TooManyPixels, "width"),
         ({"task": "inpaint", "height": 16384}, TooManyPixels, "width"),
     ],

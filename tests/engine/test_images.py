@@ -69,7 +69,7 @@ def bomb(side: int) -> bytes:
 
 @pytest.mark.parametrize("side", [101, 50_000])
 def test_a_picture_that_claims_too_many_pixels_is_not_unpacked(side: int) -> None:
-    with pytest.raises((TooManyPixels, InvalidImage)):
+    with pytest.raises(TooManyPixels):
         images.read(bomb(side), "image", LIMITS)
 
 

@@ -95,6 +95,16 @@ def test_a_single_file_holds_the_networks_it_was_written_from(
         assert torch.isfinite(model.text_encoder(torch.tensor([[1, 2, 3]]))[0]).all()
 
 
+def test_a_loaded_model_does_not_need_its_file_any_more(
+    base: Path, archs: dict[str, Arch], tmp_path: Path
+) -> None:
+    for suffix in (".safetensors", ".ckpt"):
+        entry = write(tmp_path / f"m{suffix}", archs["sd1"])
+        model = loading.load(entry, choose("cpu", "fp16"), [base], archs)
+        entry.path.write_bytes(b"")  # what is still mapped would kill the process when read
+        assert all(torch.isfinite(p).all() for p in model.unet.parameters())
+
+
 def test_metadata_says_what_a_version_2_file_predicts(
     base: Path, archs: dict[str, Arch], tmp_path: Path
 ) -> None:

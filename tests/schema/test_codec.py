@@ -292,3 +292,23 @@ def test_whatever_a_message_holds_it_is_a_command_or_a_request_error(
         codec.encode(Failed(error=ErrorBody.of(error)))
     else:
         assert command.type == kind
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"a":[' + b"[]," * 60_000 + b"[]]}", b'{"a":"' + b"," * 100_001 + b'"}']
+)
+def test_a_message_of_very_many_values_is_not_parsed(body: bytes) -> None:
+    with pytest.raises(InvalidJSON, match="values"):
+        codec.decode(body)
+
+
+def test_a_message_of_very_many_fields_is_refused_shortly() -> None:
+    with pytest.raises(InvalidField) as caught:
+        codec.parse_command({"type": "status", **{f"k{i}": 1 for i in range(1000)}})
+    assert len(str(caught.value)) < 300
+
+
+def test_a_long_sampler_name_is_not_echoed_whole() -> None:
+    with pytest.raises(InvalidField) as caught:
+        codec.parse_task({"task": "txt2img", "id": "a", "sampler": "z" * 100_000})
+    assert len(str(caught.value)) < 1000

@@ -367,3 +367,11 @@ def test_whatever_the_options_hold_they_are_a_request_or_an_error_that_can_be_se
     except RequestError as error:
         assert error.field is None or error.field in {*options, "pixels", "mask"}
         assert sent(Failed(error=ErrorBody.of(error)))
+
+
+def test_numbers_that_no_field_could_hold_name_the_key() -> None:
+    huge = 10**4200
+    options = {"txt2img_n_iter": huge, "txt2img_n_samples": huge}
+    with pytest.raises(InvalidField) as caught:
+        understand({"action": "txt2img", "options": options})
+    assert caught.value.field in options

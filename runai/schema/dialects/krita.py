@@ -23,6 +23,7 @@ from runai.errors import InvalidField, NotOffered, UnknownAction
 from runai.schema import codec
 from runai.schema.dialects import Spoken
 from runai.schema.events import Canceled, Completed, Event, Failed, Loading, Progress
+from runai.schema.fields import MAX_SEED
 from runai.schema.requests import TASKS
 
 # action -> why it is refused, and what to do instead
@@ -49,7 +50,7 @@ def read_text(value: Any) -> str:
 
 def read_integer(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
-        return value
+        return _bounded(value)
     if not isinstance(value, (str, float)):
         raise ValueError("a whole number")
     try:
@@ -58,7 +59,13 @@ def read_integer(value: Any) -> int:
             raise ValueError
     except (ValueError, OverflowError):
         raise ValueError("a whole number") from None
-    return int(number)
+    return _bounded(int(number))
+
+
+def _bounded(number: int) -> int:
+    if abs(number) > MAX_SEED:
+        raise ValueError("a number of at most 64 bits")
+    return number
 
 
 def read_number(value: Any) -> float:

@@ -1,9 +1,9 @@
 """The engine's facade: requests in, events out, one denoising step at a time.
 
 Rules: everything but `models` and `loaded_models` is called from one thread. A request is
-either not in the engine or a `Drawing` with at least one unfinished sample. What fails for one request is that
-request's failure: only the batch it shares a UNet call with can fail with it, and then each
-of them is told.
+either not in the engine or a `Drawing` with at least one unfinished sample. What fails for one
+request is that request's failure: only the batch it shares a UNet call with can fail with it,
+and then each of them is told. A batch that is too large for memory is tried again in halves.
 """
 
 from __future__ import annotations

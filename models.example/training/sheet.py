@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-_TEXT_HEIGHT = 46
+_TEXT_HEIGHT = 58
 _PALETTE = {"vae": (120, 120, 120), "epsilon": (35, 65, 215), "v": (220, 30, 35)}
 Row = tuple[str, int, float]
 

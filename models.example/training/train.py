@@ -1,7 +1,7 @@
 """Train the example model from nothing: `python models.example/training/train.py`.
 
 Runs all stages in order, or those named; each goes on where an interrupted run stopped (what is
-finished is in `--work`). On CPUs, several hours of two cores or less; no network, no data set:
+finished is in `--work`). About an hour on two cores; no network, no data set:
 the pictures are drawn here. `--threads 1` is fastest where other programs use the machine too.
 """
 
@@ -23,8 +23,9 @@ import text  # noqa: E402
 import vae  # noqa: E402
 from data import scenes  # noqa: E402
 from export import export  # noqa: E402
+from sheet import collect, curve  # noqa: E402
 
-STAGES = ("vae", "text", "latents", "epsilon", "v", "export")
+STAGES = ("vae", "text", "latents", "epsilon", "v", "export", "curve")
 SEED = 0
 
 
@@ -52,6 +53,8 @@ def _run(stage: str, work: Path, out: Path) -> None:
         denoiser.Trainer(work, denoiser.EPSILON).train()
     elif stage == "v":
         denoiser.Trainer(work, denoiser.V).train()
+    elif stage == "curve":
+        curve(collect(work, HERE / "curve.csv")).save(HERE / "curve.png", optimize=True)
     else:
         export(work, denoiser.EPSILON, out / "v1" / "shapes")
         export(work, denoiser.V, out / "v2" / "shapes-v")

@@ -1,22 +1,28 @@
-"""Models that the engine's tests share."""
+"""Models that the engine's tests share.
+
+Torch is imported by the fixtures, not here: the tests of detection, catalogue and geometry need
+none, and are over before it would have been imported.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import tiny
-import torch
 
-from runai.engine.engine import TorchEngine
-
-torch.set_num_threads(1)  # the networks are tiny: threads would cost more than they give
+if TYPE_CHECKING:
+    from runai.engine.engine import TorchEngine
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base path: sd1 and an inpainting variant in v1/, a v-prediction model in v2/."""
+    import tiny
+    import torch
+
+    torch.set_num_threads(1)  # the networks are tiny: threads would cost more than they give
     base = tmp_path_factory.mktemp("models")
     tiny.write_model(base / "v1" / "plain")
     tiny.write_model(base / "v1" / "painter-inpainting", channels=9, seed=1)
@@ -26,6 +32,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def engine(models: Path) -> Iterator[TorchEngine]:
+    from runai.engine.engine import TorchEngine
+
     engine = TorchEngine(models, device="cpu", dtype="fp32")
     yield engine
     engine.close()

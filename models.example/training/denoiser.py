@@ -69,7 +69,7 @@ class Variant:
 
 
 EPSILON = Variant("epsilon", "epsilon", False, 2300, 1e-3)
-V = Variant("v", "v_prediction", True, 1000, 8e-4)
+V = Variant("v", "v_prediction", True, 3700, 8e-4)
 
 
 @torch.no_grad()

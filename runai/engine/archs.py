@@ -9,8 +9,11 @@ configuration and are only matched to a row's name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
+
+from runai.schema.events import Version
+from runai.schema.requests import Generate
 
 Config = dict[str, Any]
 
@@ -88,27 +91,74 @@ _SCHEDULER: Config = {
 }
 
 
+Beside = Literal["nothing", "mask", "picture", "depth", "low_res"]
+Added = Literal["nothing", "sizes", "aesthetic", "noise_level"]
+
+
+@dataclass(frozen=True)
+class TextEncoding:
+    """One text encoder of an arch and how it is read.
+
+    `prefix`: its tensors' in a single file. `layer`: which hidden state conditions the UNet:
+    -1 the last, through the final norm; -2 the one before, as it is. `pooled`: whether its
+    pooled and projected embedding goes into the UNet too. `padding`: what fills up a prompt.
+    """
+
+    kind: Literal["clip", "open_clip"]
+    config: Config
+    prefix: str
+    padding: str
+    layer: int = -1
+    pooled: bool = False
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a request that says nothing gets from this kind of model."""
+
+    num_inference_steps: int = 20
+    guidance_scale: float = 7.5
+    sampler: str = "euler"
+
+    def overridden_by(self, request: Generate) -> Defaults:
+        """What is drawn with: the request's own, and these where it says nothing."""
+        said = {row.name: getattr(request, row.name) for row in fields(self)}
+        return replace(self, **{name: value for name, value in said.items() if value is not None})
+
+
 @dataclass(frozen=True)
 class Arch:
-    """One architecture. `size`: the side in pixels of the pictures it was trained on."""
+    """One architecture: everything the engine needs to know to build one and to draw with it.
+
+    `size`: the side in pixels of the pictures it was trained on. `beside`: what its UNet reads
+    beside the latents: mask and masked picture; the picture to edit; a depth map; the small
+    picture to enlarge. `added`: what it is told besides the text: original and target sizes;
+    sizes and an aesthetic score; how noisy the small picture is.
+    """
 
     name: str
-    version: Literal["v1", "v2"]
+    version: Version
     size: int
     unet: Config
-    text: Config
-    pad_token: str
+    texts: tuple[TextEncoding, ...]
     vae: Config = field(default_factory=lambda: dict(_VAE))
     scheduler: Config = field(default_factory=lambda: dict(_SCHEDULER))
+    beside: Beside = "nothing"
+    added: Added = "nothing"
+    tasks: tuple[str, ...] = ("txt2img", "img2img", "inpaint", "outpaint")
+    defaults: Defaults = field(default_factory=Defaults)
 
 
 _V = {**_SCHEDULER, "prediction_type": "v_prediction"}
-_END = "<|endoftext|>"
+_PREFIX = "cond_stage_model."
+_TEXT1 = (TextEncoding("clip", _CLIP_L, f"{_PREFIX}transformer.", "<|endoftext|>"),)
+_TEXT2 = (TextEncoding("open_clip", _OPEN_CLIP_H, f"{_PREFIX}model.", "!"),)
+_9: Config = {"in_channels": 9}
 _ROWS = (
-    Arch("sd1", "v1", 512, _UNET, _CLIP_L, _END),
-    Arch("sd1-inpaint", "v1", 512, {**_UNET, "in_channels": 9}, _CLIP_L, _END),
-    Arch("sd2", "v2", 512, _UNET2, _OPEN_CLIP_H, "!"),
-    Arch("sd2-v", "v2", 768, {**_UNET2, "sample_size": 96}, _OPEN_CLIP_H, "!", scheduler=_V),
-    Arch("sd2-inpaint", "v2", 512, {**_UNET2, "in_channels": 9}, _OPEN_CLIP_H, "!"),
+    Arch("sd1", "v1", 512, _UNET, _TEXT1),
+    Arch("sd1-inpaint", "v1", 512, {**_UNET, **_9}, _TEXT1, beside="mask"),
+    Arch("sd2", "v2", 512, _UNET2, _TEXT2),
+    Arch("sd2-v", "v2", 768, {**_UNET2, "sample_size": 96}, _TEXT2, scheduler=_V),
+    Arch("sd2-inpaint", "v2", 512, {**_UNET2, **_9}, _TEXT2, beside="mask"),
 )
 ARCHS: dict[str, Arch] = {row.name: row for row in _ROWS}

@@ -15,7 +15,7 @@ import torch
 
 from runai.engine.catalogue import Entry
 from runai.engine.devices import Place
-from runai.engine.loading import LoadedModel
+from runai.engine.model import LoadedModel
 
 HEADROOM_BYTES = 2**30  # for activations while drawing
 LOADING_FACTOR = 1.2  # weights are held twice in part while they are converted

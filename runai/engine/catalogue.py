@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Literal
 
 from runai.errors import ModelNotFound
-from runai.schema.events import ModelInfo
+from runai.schema.events import ModelInfo, Version
 
-Version = Literal["v1", "v2"]
 Format = Literal["diffusers", "safetensors", "ckpt"]
 FOLDERS: dict[str, Version] = {"runwayml": "v1", "stabilityai": "v2", "v1": "v1", "v2": "v2"}
 # best first: a folder needs no conversion, safetensors cannot hold code and are mapped

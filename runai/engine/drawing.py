@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass, field
 
 from runai.engine import images
-from runai.engine.loading import LoadedModel
+from runai.engine.archs import Defaults
+from runai.engine.model import LoadedModel
 from runai.engine.starts import Canvas, Sample
 from runai.schema.events import Completed, Parameters, Picture, Progress
 from runai.schema.requests import GenerationRequest
@@ -21,6 +22,7 @@ class Drawing:
     key: str
     request: GenerationRequest
     model: LoadedModel
+    choices: Defaults
     canvas: Canvas
     seed: int
     samples: list[Sample]
@@ -71,13 +73,18 @@ class Drawing:
             model=self.model.name,
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
-            num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
-            sampler=request.sampler,
+            prompt_dialect=request.prompt_dialect or "plain",
+            num_inference_steps=self.choices.num_inference_steps,
+            guidance_scale=self.choices.guidance_scale,
+            sampler=self.choices.sampler,
             eta=request.eta,
+            clip_skip=request.clip_skip,
+            loras=request.loras,
+            vae=request.vae,
             seed=self.seed,
             num_images=request.num_images,
             width=self.canvas.extent.width,
             height=self.canvas.extent.height,
             strength=getattr(request, "strength", None),
+            noise_level=getattr(request, "noise_level", None),
         )

@@ -19,6 +19,7 @@ from runai.engine.cache import ModelCache
 from runai.engine.catalogue import Catalogue, Entry
 from runai.engine.devices import choose, is_out_of_memory
 from runai.engine.drawing import PREVIEW_EVERY, Drawing
+from runai.engine.model import LoadedModel
 from runai.engine.safety import SafetyFilter
 from runai.engine.starts import Sample
 from runai.errors import EngineError, ModelNotFound, OutOfMemory, RunAIError
@@ -103,19 +104,20 @@ class TorchEngine:
         self._drawings[key] = drawing
 
     @torch.inference_mode()
-    def _begin(self, key: str, request: GenerationRequest, model: loading.LoadedModel) -> Drawing:
+    def _begin(self, key: str, request: GenerationRequest, model: LoadedModel) -> Drawing:
         canvas = starts.prepare(model, request, self._limits)
+        choices = model.defaults.overridden_by(request)
         conditioning = prompts.encode(
-            model, request.prompt, request.negative_prompt, request.guidance_scale
+            model, request.prompt, request.negative_prompt, choices.guidance_scale
         )
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         samples = [
-            starts.start(model, request, canvas, conditioning, seed + i)
+            starts.start(model, request, choices, canvas, conditioning, seed + i)
             for i in range(request.num_images)
         ]
         for sample in samples:
             sample.last_turn = self._turn
-        return Drawing(key, request, model, canvas, seed, samples, conditioning.notes)
+        return Drawing(key, request, model, choices, canvas, seed, samples, conditioning.notes)
 
     def step(self) -> list[Outcome]:
         """One turn of the loop; see Engine.step."""

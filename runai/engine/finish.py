@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from runai.engine.images import Picture, write_small_png
-from runai.engine.loading import LoadedModel
+from runai.engine.model import LoadedModel
 from runai.errors import NotFinite
 
 _PATCH = 32  # pixels: wide enough that the middle of a patch sees only its own colour

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,10 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from runai.engine import detection
-from runai.engine.archs import ARCHS, Arch
+from runai.engine.archs import ARCHS, Arch, TextEncoding
 from runai.engine.catalogue import Entry
 from runai.engine.devices import Place, is_out_of_memory
+from runai.engine.model import LoadedModel, TextEncoder
 from runai.errors import ModelBroken, ModelError, ModelUnsafe, ModelUnsupported
 
 TOKENIZER_FOLDERS = ("openai/clip-vit-large-patch14", "CLIP")
@@ -53,50 +53,6 @@ BROKEN = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class LoadedModel:
-    """The parts of one model, on their device, ready to draw.
-
-    `scheduler`: the configuration every sampler is made from; `size`: native side in pixels.
-    """
-
-    entry: Entry
-    unet: Any
-    vae: Any
-    text_encoder: Any
-    tokenizer: Any
-    scheduler: dict[str, Any]
-    place: Place
-    images: Any
-    masks: Any
-
-    @property
-    def name(self) -> str:
-        return self.entry.name
-
-    @property
-    def device(self) -> torch.device:
-        return self.place.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.place.dtype
-
-    @property
-    def size(self) -> int:
-        return int(self.unet.config.sample_size) * self.scale
-
-    @property
-    def scale(self) -> int:
-        """Pixels per latent, along a side."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
-
-    @property
-    def inpaints(self) -> bool:
-        """Whether the UNet reads a mask and the masked picture beside the latents."""
-        return int(self.unet.config.in_channels) == 9
-
-
 def load(
     entry: Entry, place: Place, base_paths: Sequence[Path], archs: dict[str, Arch] = ARCHS
 ) -> LoadedModel:
@@ -114,14 +70,17 @@ def load(
         raise ModelBroken(f"{entry.name} cannot be loaded: {reason[0][:300]}") from error
 
 
-def _assemble(entry: Entry, place: Place, parts: dict[str, Any]) -> LoadedModel:
-    _check_arch(entry, parts["unet"].config, parts["text_encoder"].config)
-    for name in ("unet", "vae", "text_encoder"):
-        parts[name].to(place.device).eval().requires_grad_(False)
+def _assemble(entry: Entry, arch: Arch, place: Place, parts: dict[str, Any]) -> LoadedModel:
+    text = parts["texts"][0].network
+    _check_arch(entry, parts["unet"].config, text.config)
+    for network in (parts["unet"], parts["vae"], text):
+        network.to(place.device).eval().requires_grad_(False)
     factor = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
     return LoadedModel(
         entry=entry,
+        arch=arch,
         place=place,
+        defaults=arch.defaults,
         images=VaeImageProcessor(vae_scale_factor=factor),
         masks=VaeImageProcessor(
             vae_scale_factor=factor,
@@ -157,11 +116,16 @@ def _load_folder(entry: Entry, place: Place) -> LoadedModel:
     parts = {
         "unet": _component(UNet2DConditionModel, path / "unet", place, torch_dtype=place.dtype),
         "vae": _component(AutoencoderKL, path / "vae", place, torch_dtype=place.dtype),
-        "text_encoder": text_encoder,
-        "tokenizer": tokenizer,
+        "texts": (TextEncoder(tokenizer, text_encoder),),
         "scheduler": _scheduler_config(path / "scheduler"),
     }
-    return _assemble(entry, place, parts)
+    arch = ARCHS[_arch_of_folder(parts["unet"].config.in_channels, entry.version)]
+    return _assemble(entry, arch, place, parts)
+
+
+def _arch_of_folder(channels: int, version: str) -> str:
+    base = {"v1": "sd1", "v2": "sd2"}[version]
+    return {4: base, 9: f"{base}-inpaint"}.get(channels, base)
 
 
 def _component(cls: Any, folder: Path, place: Place, **dtype: torch.dtype) -> Any:
@@ -221,14 +185,13 @@ def _load_file(
     parts = {
         "unet": _fill(UNet2DConditionModel, arch.unet, _UNET_KEYS, weights, place),
         "vae": _fill(AutoencoderKL, arch.vae, _VAE_KEYS, weights, place),
-        "text_encoder": _text_encoder(arch, weights, place),
-        "tokenizer": _find_tokenizer(base_paths, arch),
+        "texts": tuple(_text(row, base_paths, weights, place) for row in arch.texts),
     }
     prediction = detection.prediction_in(metadata) or _prediction(arch, parts, place)
     parts["scheduler"] = {**arch.scheduler, "prediction_type": prediction}
     if prediction == "v_prediction" and f"{arch.name}-v" in archs:
         parts["unet"].register_to_config(sample_size=archs[f"{arch.name}-v"].unet["sample_size"])
-    return _assemble(entry, place, parts)
+    return _assemble(entry, arch, place, parts)
 
 
 def _read_ckpt(path: Path) -> dict[str, torch.Tensor]:
@@ -267,16 +230,19 @@ def _fill(
     return _assign(network, converter(weights, config=network.config), place)
 
 
-def _text_encoder(arch: Arch, weights: dict[str, torch.Tensor], place: Place) -> Any:
+def _text(
+    row: TextEncoding, base_paths: Sequence[Path], weights: dict[str, torch.Tensor], place: Place
+) -> TextEncoder:
     with init_empty_weights():
-        network = CLIPTextModel(CLIPTextConfig(**arch.text))
-    if arch.version == "v1":
+        network = CLIPTextModel(CLIPTextConfig(**row.config))
+    if row.kind == "clip":
         converted = convert.convert_ldm_clip_checkpoint(weights)
     else:
         converted = convert.convert_open_clip_checkpoint(network, weights)
     flat = {name.removeprefix("text_model."): value for name, value in converted.items()}
     wanted = network.state_dict()
-    return _assign(network, {k: v for k, v in flat.items() if k in wanted}, place)
+    filled = _assign(network, {k: v for k, v in flat.items() if k in wanted}, place)
+    return TextEncoder(_find_tokenizer(base_paths, row), filled, row.layer, row.pooled)
 
 
 def _assign(network: Any, weights: dict[str, torch.Tensor], place: Place) -> Any:
@@ -299,7 +265,7 @@ def _materialise_buffers(network: Any, place: Place) -> None:
             module.position_ids = torch.arange(ids.shape[-1], device=place.device).expand(ids.shape)
 
 
-def _find_tokenizer(base_paths: Sequence[Path], arch: Arch) -> Any:
+def _find_tokenizer(base_paths: Sequence[Path], row: TextEncoding) -> Any:
     """The CLIP vocabulary, from its own folder or from any base model that brings it."""
     for base in base_paths:
         own = [base / name for name in TOKENIZER_FOLDERS]
@@ -308,8 +274,8 @@ def _find_tokenizer(base_paths: Sequence[Path], arch: Arch) -> Any:
             if not (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
                 continue
             with contextlib.suppress(ModelBroken):  # another folder may have a sound one
-                tokenizer = _read_tokenizer(folder, pad_token=arch.pad_token, model_max_length=77)
-                if len(tokenizer) == arch.text["vocab_size"]:
+                tokenizer = _read_tokenizer(folder, pad_token=row.padding, model_max_length=77)
+                if len(tokenizer) == row.config["vocab_size"]:
                     return tokenizer
     raise ModelBroken(
         "A single-file checkpoint needs the CLIP vocabulary, which is not there.",

@@ -18,13 +18,21 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from runai.engine import images
+from runai.engine.archs import Defaults
 from runai.engine.geometry import Extent, chosen
-from runai.engine.loading import LoadedModel
+from runai.engine.model import LoadedModel
 from runai.engine.prompts import Conditioning
 from runai.engine.samplers import make_scheduler, step_arguments
-from runai.errors import InvalidField
+from runai.errors import InvalidField, ModelUnsupported
 from runai.schema.limits import Limits
-from runai.schema.requests import GenerationRequest, ImageToImage, Inpaint, Outpaint, TextToImage
+from runai.schema.requests import (
+    GenerationRequest,
+    ImageToImage,
+    Inpaint,
+    Outpaint,
+    TextToImage,
+    Upscale,
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,11 @@ class Sample:
         return self.timesteps[self.position]
 
     @property
+    def step(self) -> int:
+        """Steps done as the user counts them; some samplers take two timesteps for one."""
+        return int(self.position // self.scheduler.order)
+
+    @property
     def rows(self) -> int:
         """How many rows of a UNet call it takes."""
         return 2 if self.conditioning.guided else 1
@@ -99,6 +112,8 @@ def prepare(model: LoadedModel, request: GenerationRequest, limits: Limits) -> C
     if isinstance(request, ImageToImage):
         pixels = _pixels(model.images, images.opaque(given), extent)
         return Canvas(extent, request.strength, _posterior(model, pixels))
+    if isinstance(request, Upscale):
+        raise ModelUnsupported(f"{model.name} is no upscaling model.", field="model")
     mask = _mask_picture(request, given, limits)
     return _masked_canvas(model, extent, request.strength, given, mask)
 
@@ -161,22 +176,24 @@ def _draw(model: LoadedModel, posterior: Any, generator: torch.Generator) -> tor
 def start(
     model: LoadedModel,
     request: GenerationRequest,
+    choices: Defaults,
     canvas: Canvas,
     conditioning: Conditioning,
     seed: int,
 ) -> Sample:
     """The sample of one picture at its first step."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    scheduler = make_scheduler(request.sampler, model.scheduler)
-    scheduler.set_timesteps(request.num_inference_steps, device=model.device)
-    _check_steps(scheduler, request.num_inference_steps)
+    steps = choices.num_inference_steps
+    scheduler = make_scheduler(choices.sampler, model.scheduler)
+    scheduler.set_timesteps(steps, device=model.device)
+    _check_steps(scheduler, steps)
     timesteps = scheduler.timesteps
     if canvas.picture is not None:
-        timesteps = _shorten(scheduler, request.num_inference_steps, canvas.strength)
+        timesteps = _shorten(scheduler, steps, canvas.strength)
     sample = Sample(
         model=model,
         conditioning=conditioning,
-        guidance_scale=request.guidance_scale,
+        guidance_scale=choices.guidance_scale,
         scheduler=scheduler,
         timesteps=timesteps,
         latents=torch.empty(0),

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from runai.engine.loading import LoadedModel
+from runai.engine.model import LoadedModel
 from runai.engine.starts import Sample
 
 Key = tuple[int, tuple[int, ...], int]
@@ -58,8 +58,7 @@ def choose(
 
 def key_of(sample: Sample) -> Key:
     """What samples must have in common to share a call."""
-    tokens = sample.conditioning.positive.shape[1]
-    return id(sample.model), tuple(sample.latents.shape), tokens
+    return id(sample.model.unet), tuple(sample.latents.shape), sample.conditioning.tokens
 
 
 @torch.inference_mode()
@@ -79,12 +78,12 @@ def _predict(batch: Sequence[Sample], inputs: Sequence[torch.Tensor]) -> list[to
     order = [*guided, *range(len(batch))]  # the negative halves first, then all positive ones
     model = batch[0].model
     rows = torch.cat([_with_beside(batch[i], inputs[i]) for i in order])
-    texts = [batch[i].conditioning.negative for i in guided]
-    texts += [s.conditioning.positive for s in batch]
+    said_texts = [s.conditioning.at(s.step) for s in batch]
+    texts = [said_texts[i][0] for i in guided] + [positive for _, positive in said_texts]
     said = model.unet(
         rows.to(model.dtype),
         torch.stack([batch[i].timestep.float() for i in order]).to(model.device),
-        encoder_hidden_states=torch.cat(texts),  # type: ignore[arg-type]
+        encoder_hidden_states=torch.cat([text.embedding for text in texts if text]),
         return_dict=False,
     )[0].float()
     halves = [said[row : row + 1] for row in range(len(order))]

@@ -49,8 +49,11 @@ def _drawing() -> list[str]:
     size = {"width": 512, "height": 512}
     asked: dict[str, Any] = {"prompt": "a red circle", "num_inference_steps": 20, "seed": 7, **size}
     request = requests.TextToImage(id="a1", **asked)
-    shared = set(events.Parameters.model_fields) - {"model", "strength"}
-    used = events.Parameters(model="v1/shapes", **request.model_dump(include=shared))
+    shared = set(events.Parameters.model_fields) - {"model", "image_guidance_scale"}
+    said = request.model_dump(include=shared, exclude_none=True)
+    used = events.Parameters(
+        model="v1/shapes", guidance_scale=7.5, sampler="euler", image_guidance_scale=None, **said
+    )
     picture = events.Picture(png=PNG, seed=7)
     return [
         _asks(type="generate", task="txt2img", id="a1", **asked),

@@ -12,7 +12,10 @@ from pydantic import Field
 
 from runai.errors import RunAIError, all_errors
 from runai.schema.fields import ImageData, Model
+from runai.schema.requests import Lora
 
+Version = Literal["v1", "v2", "xl"]
+Kind = Literal["model", "lora", "embedding", "vae"]
 ServerState = Literal["starting", "loading", "ready", "stopping"]
 STATES = "requests are taken in all states but `stopping`"
 
@@ -97,17 +100,33 @@ class Parameters(Model):
 
     task: str
     model: str
+    model_hash: str | None = Field(None, description="the web UI's short hash, if known by now")
     prompt: str
     negative_prompt: str
+    prompt_dialect: str = Field("plain", description="how the prompts were read")
     num_inference_steps: int
     guidance_scale: float
+    image_guidance_scale: float | None = None
     sampler: str
     eta: float
+    clip_skip: int = 0
+    loras: list[Lora] = Field([])
+    vae: str = ""
     seed: int
     num_images: int
     width: int
     height: int
     strength: float | None = None
+    noise_level: int | None = None
+
+
+class Memory(Model):
+    """How a request was fitted into memory, and what that costs."""
+
+    plan: str = Field(description="see Memory plans")
+    reason: str = Field(description="what was needed and what was free, in words")
+    needed_bytes: int = Field(description="the estimate for weights and drawing")
+    free_bytes: int = Field(description="what the device had left for it")
 
 
 class Picture(Model):
@@ -125,6 +144,7 @@ class Completed(Model):
     id: str
     images: list[Picture] = Field(description="as many as were asked for, by seed")
     parameters: Parameters
+    memory: Memory | None = Field(None, description="how it was fitted into memory")
     notes: list[str] = Field(default=[], description="what was done otherwise than asked")
 
 
@@ -144,13 +164,28 @@ class Canceled(Model):
 
 
 class ModelInfo(Model):
-    """One entry of the catalogue."""
+    """One entry of the catalogue: a model, or a LoRA, embedding or VAE to use with one."""
 
-    name: str = Field(description="what to write into a request's `model`")
-    version: Literal["v1", "v2"]
+    name: str = Field(description="what to write into a request's `model`, or `loras`, or `vae`")
+    kind: Kind = "model"
+    title: str = Field("", description="file name, with the short hash in brackets once known")
+    arch: str = Field("", description="what it is: see Architectures; empty: unknown")
+    version: Version
     format: Literal["diffusers", "safetensors", "ckpt"]
+    distillation: str | None = Field(None, description="of few steps: turbo, lightning, lcm, …")
+    tasks: list[str] = Field([], description="what a model can be asked for")
+    sha256: str | None = Field(None, description="of the file, once computed")
+    trigger_words: list[str] = Field([], description="what a LoRA was trained to answer to")
+    metadata: dict[str, str] = Field({}, description="what its trainer wrote, shortened")
     loaded: bool = Field(False, description="in memory, so a request for it starts at once")
     default: bool = Field(False, description="taken for its version when none is named")
+
+
+class Unusable(Model):
+    """Something in the model folder that nothing can be done with, and why."""
+
+    name: str
+    reason: str
 
 
 class Models(Model):
@@ -158,6 +193,7 @@ class Models(Model):
 
     type: Literal["models"] = "models"
     models: list[ModelInfo]
+    unusable: list[Unusable] = Field([], description="what lies there and cannot be used")
 
 
 class Status(Model):
@@ -170,6 +206,7 @@ class Status(Model):
     queued: int = Field(description="requests that wait")
     running: int = Field(description="requests that are being drawn")
     loaded_models: list[str] = Field(description="models in memory")
+    memory: Memory | None = Field(None, description="the plan in force for the newest request")
     uptime_s: float
 
 

@@ -60,7 +60,33 @@ ImageData = Annotated[
 """A picture's file bytes; on the wire base64 text (a data URI is read too)."""
 
 RequestId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-Prompt = Annotated[str, StringConstraints(max_length=20_000)]
+# the order in which a structured prompt's parts are joined; others follow as they come
+PROMPT_PARTS = ("subject", "outfit", "environment", "emotions", "style")
+
+
+def join_prompt(value: Any) -> Any:
+    """A structured prompt, a mapping from part to text or list of texts, as one text."""
+    if not isinstance(value, dict):
+        return value
+    parts = [value[name] for name in PROMPT_PARTS if name in value]
+    parts += [part for name, part in value.items() if name not in PROMPT_PARTS]
+    texts = [text for part in parts for text in (part if isinstance(part, list) else [part])]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("its parts must be texts, or lists of texts")
+    return ", ".join(text.strip() for text in texts if text.strip())
+
+
+Prompt = Annotated[
+    str,
+    StringConstraints(max_length=20_000),
+    BeforeValidator(join_prompt),
+    WithJsonSchema(
+        {
+            "type": ["string", "object"],
+            "description": f"text, or a mapping of {', '.join(PROMPT_PARTS)} to texts",
+        }
+    ),
+]
 Side = Annotated[int, Field(ge=64, le=MAX_SIDE, multiple_of=8)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]

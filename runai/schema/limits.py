@@ -18,7 +18,7 @@ class Limits:
 
     def check(self, request: GenerationRequest) -> None:
         """Raise the LimitError that names the bound `request` is past, if any."""
-        if request.num_inference_steps > self.max_steps:
+        if (request.num_inference_steps or 0) > self.max_steps:
             raise TooManySteps(
                 f"{request.num_inference_steps} steps were asked for; at most "
                 f"{self.max_steps} are done.",

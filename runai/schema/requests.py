@@ -17,34 +17,67 @@ IMAGES_OWN = "none: the image's own, rounded down to a multiple of 8"
 STRENGTH = "how much may change: 0 nothing, 1 everything"
 
 
+MemoryPlan = Literal["full", "tiling", "offload", "sequential"]
+PromptDialect = Literal["plain", "webui", "compel"]
+
+
+class Lora(Model):
+    """A LoRA to draw with; several add up."""
+
+    name: str = Field(min_length=1, max_length=1024, description="a name from `models`")
+    weight: float = Field(1.0, ge=-10, le=10, allow_inf_nan=False, description="for the UNet")
+    text_weight: float | None = Field(
+        None, ge=-10, le=10, allow_inf_nan=False, description="for the text; none: as `weight`"
+    )
+
+
 class Generate(Model):
     """Common to all tasks. Image i of a request is drawn from `seed + i`."""
 
     type: Literal["generate"] = "generate"
     id: RequestId = Field(description="chosen by the client, unique among its open requests")
     model: str = Field("", max_length=1024, description="a name from `models`; empty: the default")
-    model_version: Literal["v1", "v2"] | None = Field(
+    model_version: Literal["v1", "v2", "xl"] | None = Field(
         None, description="which folder to look in, or whose default model to take"
     )
     model_fallback: bool = Field(
         False, description="an unknown model is replaced by the default, and a note says so"
     )
-    prompt: Prompt = Field("", description="what to draw")
+    prompt: Prompt = Field("", description="what to draw; see Prompts")
     negative_prompt: Prompt = Field("", description="what should not be in the picture")
-    num_inference_steps: int = Field(20, ge=1, le=1000, description="denoising steps")
-    guidance_scale: float = Field(
-        7.5,
+    prompt_dialect: PromptDialect | None = Field(
+        None, description="how both prompts are to be read; none: recognised"
+    )
+    clip_skip: int = Field(0, ge=0, le=11, description="last layers of the text encoder left out")
+    loras: list[Lora] = Field([], max_length=32, description="besides those in the prompt")
+    vae: str = Field("", max_length=1024, description="instead of the model's own, from `models`")
+    num_inference_steps: int | None = Field(
+        None, ge=1, le=1000, description="denoising steps; none: what the model does well with"
+    )
+    guidance_scale: float | None = Field(
+        None,
         ge=0.0,
         le=100.0,
         allow_inf_nan=False,
-        description="how closely to follow the prompt; 1 or less: no guidance",
+        description="how closely to follow the prompt, 1 or less: no guidance; none: the model's",
     )
-    sampler: SamplerName = Field("euler", description="see Samplers")
+    image_guidance_scale: float = Field(
+        1.5,
+        ge=1.0,
+        le=100.0,
+        allow_inf_nan=False,
+        description="how closely an editing model keeps to the picture; others do not read it",
+    )
+    sampler: SamplerName | None = Field(None, description="see Samplers; none: the model's")
     eta: Unit = Field(0.0, description="DDIM's eta; other samplers do not read it")
     seed: Seed | None = Field(None, description="none: chosen by the server and returned")
     num_images: int = Field(1, ge=1, le=64, description="how many pictures to draw")
     preview: bool = Field(False, description="send small pictures of the work as it goes on")
     nsfw_filter: bool = Field(False, description="blacken what the safety checker flags")
+    watermark: bool = Field(False, description="write an invisible watermark into the pictures")
+    memory_plan: MemoryPlan | None = Field(
+        None, description="see Memory plans; none: the fastest that fits"
+    )
 
 
 class TextToImage(Generate):
@@ -87,8 +120,18 @@ class Outpaint(Generate):
     height: Side | None = Field(None, description=IMAGES_OWN)
 
 
-TASKS = ("txt2img", "img2img", "inpaint", "outpaint")
-GenerationRequest = TextToImage | ImageToImage | Inpaint | Outpaint
+class Upscale(Generate):
+    """Draws the picture again, four times as large each way, with an upscaling model."""
+
+    task: Literal["upscale"] = "upscale"
+    image: ImageData = Field(description="the picture to enlarge")
+    noise_level: int = Field(20, ge=0, le=350, description="noise to add to it: more invents more")
+    width: None = Field(None, description="always none: the image's own, four times")
+    height: None = Field(None, description="always none: the image's own, four times")
+
+
+TASKS = ("txt2img", "img2img", "inpaint", "outpaint", "upscale")
+GenerationRequest = TextToImage | ImageToImage | Inpaint | Outpaint | Upscale
 TaskUnion = Annotated[GenerationRequest, Field(discriminator="task")]
 
 

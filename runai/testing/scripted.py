@@ -36,9 +36,10 @@ from runai.schema.events import (
     Preview,
     Progress,
 )
-from runai.schema.requests import GenerationRequest, TextToImage
+from runai.schema.requests import GenerationRequest, TextToImage, Upscale
 
 PATIENCE_S = 20.0
+DEFAULT_STEPS = 20
 DEFAULT_SIDE = 64
 
 
@@ -274,13 +275,15 @@ def _size(request: GenerationRequest) -> tuple[int, int]:
     if isinstance(request, TextToImage):
         return request.width or DEFAULT_SIDE, request.height or DEFAULT_SIDE
     with Image.open(io.BytesIO(request.image)) as image:
+        if isinstance(request, Upscale):
+            return image.width * 4, image.height * 4
         return (request.width or image.width // 8 * 8, request.height or image.height // 8 * 8)
 
 
 def _steps(request: GenerationRequest) -> int:
     """Of one picture; img2img and the like skip the first part, as diffusers does."""
-    strength = 1.0 if isinstance(request, TextToImage) else request.strength
-    return max(1, int(request.num_inference_steps * strength))
+    strength = getattr(request, "strength", 1.0)
+    return max(1, int((request.num_inference_steps or DEFAULT_STEPS) * strength))
 
 
 def _progress(drawing: _Drawing) -> Progress:
@@ -306,13 +309,14 @@ def _parameters(drawing: _Drawing) -> Parameters:
         model=drawing.model,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
-        num_inference_steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
-        sampler=request.sampler,
+        prompt_dialect=request.prompt_dialect or "plain",
+        num_inference_steps=request.num_inference_steps or DEFAULT_STEPS,
+        guidance_scale=7.5 if request.guidance_scale is None else request.guidance_scale,
+        sampler=request.sampler or "euler",
         eta=request.eta,
         seed=drawing.seed,
         num_images=request.num_images,
         width=drawing.width,
         height=drawing.height,
-        strength=None if isinstance(request, TextToImage) else request.strength,
+        strength=getattr(request, "strength", None),
     )

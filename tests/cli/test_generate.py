@@ -123,6 +123,13 @@ def test_every_option_reaches_the_request(
         "model_fallback": False,
         "preview": False,
         "nsfw_filter": True,
+        "prompt_dialect": None,
+        "clip_skip": 0,
+        "loras": [],
+        "vae": "",
+        "image_guidance_scale": 1.5,
+        "memory_plan": None,
+        "watermark": False,
     }
     assert asked.image == Path(image).read_bytes()
     assert capsys.readouterr().out.splitlines() == [
@@ -231,7 +238,7 @@ def test_limits_of_the_embedded_server_are_those_of_the_flags(
     dead_port: int, tmp_path: Path, capsys: Capture
 ) -> None:
     words = ["generate", "p", "-o", str(tmp_path / "o.png"), "--port", str(dead_port)]
-    assert main([*words, "--max-steps", "3"], make_engine=ScriptedEngine) == 1
+    assert main([*words, "--max-steps", "3", "--steps", "4"], make_engine=ScriptedEngine) == 1
     assert capsys.readouterr().err.endswith("[too_many_steps]\n")
 
 

@@ -66,6 +66,13 @@ def test_a_txt2img_is_read_whole() -> None:
         "num_images": 1,
         "preview": False,
         "nsfw_filter": False,
+        "prompt_dialect": None,
+        "clip_skip": 0,
+        "loras": [],
+        "vae": "",
+        "image_guidance_scale": 1.5,
+        "memory_plan": None,
+        "watermark": False,
         "width": 576,
         "height": 512,
     }

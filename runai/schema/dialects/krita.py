@@ -24,7 +24,6 @@ from runai.schema import codec
 from runai.schema.dialects import Spoken
 from runai.schema.events import Canceled, Completed, Event, Failed, Loading, Progress
 from runai.schema.fields import MAX_SEED
-from runai.schema.requests import TASKS
 
 # action -> why it is refused, and what to do instead
 REFUSED = {
@@ -37,6 +36,8 @@ REFUSED = {
         "No need to: .ckpt, .safetensors and diffusers folders are all loaded as they are.",
     ),
 }
+# what it can ask for, and has a progress bar for
+TASKS = ("txt2img", "img2img", "inpaint", "outpaint")
 VERSIONS = {"v1": "v1", "v2": "v2", "v1 (community)": "v1", "v2 (community)": "v2"}
 PROGRESS_ACTION = 4
 _numbers = itertools.count(1)
@@ -114,6 +115,7 @@ OPTIONS = (
     Option("A_scheduler", "sampler", read_text),
     Option("A_strength", "strength", read_number, ("img2img",)),
     Option("do_nsfw_filter", "nsfw_filter", read_truth),
+    Option("do_watermark", "watermark", read_truth),
     Option("pixels", "image", read_text, ("img2img", "inpaint", "outpaint")),
     Option("mask", "mask_image", read_text, ("inpaint", "outpaint")),
 )
@@ -125,7 +127,14 @@ BASE_PATH = Option("model_base_path", "model", read_text)
 MODEL_NAMES = tuple(
     Option(key, "model", read_text) for key in ("A_model", "model", "model_path", "A_model_path")
 )
-DEFAULTS: dict[str, Any] = {"seed": 42, "width": 512, "height": 512, "sampler": "euler_a"}
+DEFAULTS: dict[str, Any] = {
+    "num_inference_steps": 20,
+    "guidance_scale": 7.5,
+    "seed": 42,
+    "width": 512,
+    "height": 512,
+    "sampler": "euler_a",
+}
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,19 @@ class TextEncoder:
 
 
 @dataclass(frozen=True, eq=False)
+class DepthEstimator:
+    """Tells how far away things in a picture are: a DPT and its image processor."""
+
+    network: Any
+    images: Any
+
+
+@dataclass(frozen=True, eq=False)
 class LoadedModel:
     """The parts of one model. `scheduler`: the configuration every sampler is made from.
 
-    `depth`: the depth estimator of a depth model, or None.
+    `depth`: of a depth model, or None if it came without. `low_res`: of an upscaling model,
+    the configuration of the scheduler that adds noise to the small picture.
     """
 
     entry: Entry
@@ -49,7 +58,8 @@ class LoadedModel:
     images: Any
     masks: Any
     defaults: Defaults
-    depth: Any = None
+    depth: DepthEstimator | None = None
+    low_res: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -77,3 +87,29 @@ class LoadedModel:
     def inpaints(self) -> bool:
         """Whether the UNet reads a mask and the masked picture beside the latents."""
         return self.arch.beside == "mask"
+
+    @property
+    def guidance_width(self) -> int | None:
+        """Of the embedding by which a guidance-distilled UNet is told how much guidance to draw
+        with (Meng et al. 2023; LCM, Luo et al. 2023); None for all that are guided by two rows.
+        """
+        width: int | None = getattr(self.unet.config, "time_cond_proj_dim", None)
+        return width
+
+    def scaled(self, encoded: torch.Tensor) -> torch.Tensor:
+        """What the VAE's encoder gave, as latents: of about unit variance, 1 × 4 × h × w."""
+        mean, std = self._statistics(encoded)
+        return (encoded - mean) * self.vae.config.scaling_factor / std
+
+    def unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """The inverse of `scaled`: what the VAE's decoder takes."""
+        mean, std = self._statistics(latents)
+        return latents * std / self.vae.config.scaling_factor + mean
+
+    def _statistics(self, like: torch.Tensor) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+        """Mean and deviation of each channel, for the few VAEs that state them."""
+        said = [getattr(self.vae.config, f"latents_{name}", None) for name in ("mean", "std")]
+        if None in said:
+            return 0.0, 1.0
+        mean, std = (like.new_tensor(values).view(1, -1, 1, 1) for values in said)
+        return mean, std

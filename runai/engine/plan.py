@@ -1,0 +1,221 @@
+"""How a request is fitted into memory: which plan, chosen by arithmetic before anything runs.
+
+Theory of operation. The plans are ordered; each includes those before it, needs less memory
+and takes longer. `choose` takes the first that fits what is free. What one needs is the sum of
+
+- weights: bytes of the parts that are on the device at the same time;
+- the largest of the activations: a UNet call's, or the VAE's while it decodes.
+
+Activations grow with the pixels alone, since attention is computed in blocks (Dao et al. 2022;
+Rabe & Staats 2021). Their factors below were counted by benchmarks/memory_peaks.py, which runs
+the full-size networks on torch's meta device and adds up the tensors that live at one time; the
+same numbers for every size and dtype. `SCRATCH` is what convolutions, the allocator's gaps and
+attention's blocks take besides, from the growth of a real process.
+
+In main memory (a processor, or a GPU that shares it) weights have nowhere else to go: there
+the plans are `full` and `tiling`. And there the estimate is binding: a system that runs out of
+main memory kills the server with everybody's work. A GPU's own memory runs out with an
+exception, so there the estimate only chooses where to begin.
+
+Knows no torch, no files and no models: numbers in, a plan out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from runai.errors import OutOfMemory
+from runai.schema.events import Memory
+from runai.schema.requests import MemoryPlan
+
+# elements that live at the peak of a UNet call: × its first width, per latent and row
+UNET_LIVE = 26.1
+# elements that live at the peak of decoding: × the VAE's second width, per pixel
+VAE_LIVE = 3.0
+SCRATCH = 1.5
+TILE = 512  # pixels a side, of the tiles that the VAE decodes one by one
+LARGEST_LAYER = 0.05  # of a UNet's weights: SD 1's largest has 3.4 %, SDXL's 1.1 %
+PLANS: tuple[MemoryPlan, ...] = ("full", "tiling", "offload", "sequential")
+IN_MAIN_MEMORY = PLANS[:2]
+_STEP = 64  # pixels: how finely a size that would fit is looked for
+_DOES: dict[MemoryPlan, str] = {
+    "full": "everything stays on the device",
+    "tiling": "tiling on",
+    "offload": "tiling on, each part is on the device only while it works",
+    "sequential": "tiling on, each layer of the UNet is on the device only while it works",
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of a model's parts, in the dtype they are drawn with."""
+
+    texts: tuple[int, ...]
+    unet: int
+    vae: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.texts) + self.unet + self.vae
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be drawn at one time, and how wide the networks are that do it.
+
+    `rows`: of one UNet call. `element`: bytes of a number. `unet_width`, `vae_width`: see the
+    factors. `scale`: pixels per latent, along a side.
+    """
+
+    width: int
+    height: int
+    rows: int
+    element: int
+    unet_width: int = 320
+    vae_width: int = 256
+    scale: int = 8
+
+    @property
+    def unet_bytes(self) -> int:
+        latents = self.width * self.height / self.scale**2
+        return round(SCRATCH * UNET_LIVE * self.unet_width * latents * self.rows * self.element)
+
+    def decode_bytes(self, *, tiled: bool) -> int:
+        """At the peak; with tiles, one of them and the whole picture in three forms."""
+        pixels = self.width * self.height
+        at_once = min(self.width, TILE) * min(self.height, TILE) if tiled else pixels
+        picture = 9 * pixels * self.element if tiled else 0
+        return round(SCRATCH * VAE_LIVE * self.vae_width * at_once * self.element) + picture
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes that one model's weights and drawing with it may take together.
+
+    `separate`: the device has memory of its own, beside the main memory.
+    """
+
+    free: int
+    separate: bool
+
+    @property
+    def plans(self) -> tuple[MemoryPlan, ...]:
+        return PLANS if self.separate else IN_MAIN_MEMORY
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a request is fitted into memory, why, and the estimate behind it."""
+
+    name: MemoryPlan
+    reason: str
+    needed_bytes: int
+    free_bytes: int
+
+    @property
+    def tiled(self) -> bool:
+        return self.name != "full"
+
+    def as_event(self) -> Memory:
+        return Memory(
+            plan=self.name,
+            reason=self.reason,
+            needed_bytes=self.needed_bytes,
+            free_bytes=self.free_bytes,
+        )
+
+
+def choose(weights: Weights, work: Work, room: Room, wanted: MemoryPlan | None = None) -> Plan:
+    """The plan to begin with: the one that is `wanted`, else the first that fits.
+
+    Raises OutOfMemory where not even the last one fits and the estimate is binding.
+    """
+    if wanted is not None:
+        return _wanted(wanted, weights, work, room)
+    fitting = [name for name in room.plans if needed(name, weights, work) <= room.free]
+    if not fitting:
+        return _last(weights, work, room)
+    name = fitting[0]
+    first = needed(room.plans[0], weights, work)
+    return _plan(
+        name, f"needs {gb(first)}, {gb(room.free)} free: {_DOES[name]}", weights, work, room
+    )
+
+
+def lower(plan: Plan, weights: Weights, work: Work, room: Room) -> Plan | None:
+    """The next plan after one that ran out of memory; None if there is none."""
+    later = room.plans[room.plans.index(plan.name) + 1 :]
+    if not later:
+        return None
+    reason = f"{plan.name} ran out of memory: {_DOES[later[0]]}"
+    return _plan(later[0], reason, weights, work, room)
+
+
+def needed(name: MemoryPlan, weights: Weights, work: Work) -> int:
+    """Bytes on the device at the peak of drawing by a plan."""
+    texts = max(weights.texts, default=0)
+    decode = work.decode_bytes(tiled=name != "full")
+    if name in IN_MAIN_MEMORY:
+        return weights.total + max(work.unet_bytes, decode)
+    unet = weights.unet if name == "offload" else round(weights.unet * LARGEST_LAYER)
+    return max(texts, unet + work.unet_bytes, weights.vae + decode)
+
+
+def too_large(weights: Weights, work: Work, room: Room) -> OutOfMemory:
+    """The error that says what would fit."""
+    least = min(needed(name, weights, work) for name in room.plans)
+    return OutOfMemory(
+        f"{work.width}×{work.height} pixels need {gb(least)} with this model, "
+        f"{gb(room.free)} are free.",
+        hint=_what_fits(weights, work, room),
+    )
+
+
+def gb(count: int) -> str:
+    """Bytes as people read them: 9.1 GB (10⁹ bytes), 120 MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _wanted(name: MemoryPlan, weights: Weights, work: Work, room: Room) -> Plan:
+    reason = f"asked for: {_DOES[name]}"
+    if name not in room.plans:
+        name = room.plans[-1]
+        reason = f"weights have no place but main memory here: {_DOES[name]}"
+    plan = _plan(name, reason, weights, work, room)
+    if plan.needed_bytes > room.free and not room.separate:
+        raise too_large(weights, work, room)
+    return plan
+
+
+def _last(weights: Weights, work: Work, room: Room) -> Plan:
+    if not room.separate:
+        raise too_large(weights, work, room)
+    name = room.plans[-1]
+    needs = gb(needed(name, weights, work))
+    return _plan(name, f"needs {needs}, {gb(room.free)} free: {_DOES[name]}", weights, work, room)
+
+
+def _plan(name: MemoryPlan, reason: str, weights: Weights, work: Work, room: Room) -> Plan:
+    return Plan(name, reason, needed(name, weights, work), room.free)
+
+
+def _what_fits(weights: Weights, work: Work, room: Room) -> str:
+    side = _largest_side(_sides_below(work), weights, work, room)
+    if side is None:
+        return "Use a smaller model, or give the server more memory."
+    return f"{side}×{side} would fit: ask for a smaller picture."
+
+
+def _sides_below(work: Work) -> Iterable[int]:
+    """Sides of squares with fewer pixels than what is asked for, the largest first."""
+    most = int((work.width * work.height - 1) ** 0.5)
+    return range(most // _STEP * _STEP, 0, -_STEP)
+
+
+def _largest_side(sides: Iterable[int], weights: Weights, work: Work, room: Room) -> int | None:
+    for side in sides:
+        smaller = replace(work, width=side, height=side)
+        if min(needed(name, weights, smaller) for name in room.plans) <= room.free:
+            return side
+    return None

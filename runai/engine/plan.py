@@ -22,7 +22,6 @@ Knows no torch, no files and no models: numbers in, a plan out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from runai.errors import OutOfMemory
@@ -34,6 +33,7 @@ UNET_LIVE = 26.1
 # elements that live at the peak of decoding: × the VAE's second width, per pixel
 VAE_LIVE = 3.0
 SCRATCH = 1.5
+BASE_BYTES = 100_000_000
 TILE = 512  # pixels a side, of the tiles that the VAE decodes one by one
 LARGEST_LAYER = 0.05  # of a UNet's weights: SD 1's largest has 3.4 %, SDXL's 1.1 %
 PLANS: tuple[MemoryPlan, ...] = ("full", "tiling", "offload", "sequential")
@@ -79,14 +79,14 @@ class Work:
     @property
     def unet_bytes(self) -> int:
         latents = self.width * self.height / self.scale**2
-        return round(SCRATCH * UNET_LIVE * self.unet_width * latents * self.rows * self.element)
+        return _with_scratch(UNET_LIVE * self.unet_width * latents * self.rows * self.element)
 
     def decode_bytes(self, *, tiled: bool) -> int:
         """At the peak; with tiles, one of them and the whole picture in three forms."""
         pixels = self.width * self.height
         at_once = min(self.width, TILE) * min(self.height, TILE) if tiled else pixels
         picture = 9 * pixels * self.element if tiled else 0
-        return round(SCRATCH * VAE_LIVE * self.vae_width * at_once * self.element) + picture
+        return _with_scratch(VAE_LIVE * self.vae_width * at_once * self.element + picture)
 
 
 @dataclass(frozen=True)
@@ -106,70 +106,77 @@ class Room:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a request is fitted into memory, why, and the estimate behind it."""
+    """How a request is fitted into memory, and why; with what was known when it was chosen."""
 
     name: MemoryPlan
     reason: str
-    needed_bytes: int
-    free_bytes: int
+    weights: Weights
+    work: Work
+    room: Room
 
     @property
     def tiled(self) -> bool:
         return self.name != "full"
+
+    @property
+    def keeps_on_device(self) -> bool:
+        """Whether all weights stay on the device."""
+        return self.name in IN_MAIN_MEMORY
+
+    @property
+    def needed_bytes(self) -> int:
+        return needed(self.name, self.weights, self.work)
 
     def as_event(self) -> Memory:
         return Memory(
             plan=self.name,
             reason=self.reason,
             needed_bytes=self.needed_bytes,
-            free_bytes=self.free_bytes,
+            free_bytes=self.room.free,
         )
 
 
 def choose(weights: Weights, work: Work, room: Room, wanted: MemoryPlan | None = None) -> Plan:
     """The plan to begin with: the one that is `wanted`, else the first that fits.
 
-    Raises OutOfMemory where not even the last one fits and the estimate is binding.
+    Raises OutOfMemory where the estimate is binding and is more than there is.
     """
-    if wanted is not None:
-        return _wanted(wanted, weights, work, room)
-    fitting = [name for name in room.plans if needed(name, weights, work) <= room.free]
-    if not fitting:
-        return _last(weights, work, room)
-    name = fitting[0]
-    first = needed(room.plans[0], weights, work)
-    return _plan(
-        name, f"needs {gb(first)}, {gb(room.free)} free: {_DOES[name]}", weights, work, room
-    )
+    plan = _wanted(wanted, weights, work, room) if wanted else _first_fit(weights, work, room)
+    if plan.needed_bytes > room.free and not room.separate:
+        raise refused(plan)
+    return plan
 
 
-def lower(plan: Plan, weights: Weights, work: Work, room: Room) -> Plan | None:
+def lower(plan: Plan) -> Plan | None:
     """The next plan after one that ran out of memory; None if there is none."""
-    later = room.plans[room.plans.index(plan.name) + 1 :]
+    later = plan.room.plans[plan.room.plans.index(plan.name) + 1 :]
     if not later:
         return None
     reason = f"{plan.name} ran out of memory: {_DOES[later[0]]}"
-    return _plan(later[0], reason, weights, work, room)
+    return replace(plan, name=later[0], reason=reason)
 
 
 def needed(name: MemoryPlan, weights: Weights, work: Work) -> int:
     """Bytes on the device at the peak of drawing by a plan."""
-    texts = max(weights.texts, default=0)
     decode = work.decode_bytes(tiled=name != "full")
     if name in IN_MAIN_MEMORY:
         return weights.total + max(work.unet_bytes, decode)
     unet = weights.unet if name == "offload" else round(weights.unet * LARGEST_LAYER)
-    return max(texts, unet + work.unet_bytes, weights.vae + decode)
+    largest_text = max(weights.texts, default=0)
+    return max(largest_text, unet + work.unet_bytes, weights.vae + decode)
 
 
-def too_large(weights: Weights, work: Work, room: Room) -> OutOfMemory:
-    """The error that says what would fit."""
-    least = min(needed(name, weights, work) for name in room.plans)
-    return OutOfMemory(
-        f"{work.width}×{work.height} pixels need {gb(least)} with this model, "
-        f"{gb(room.free)} are free.",
-        hint=_what_fits(weights, work, room),
-    )
+def refused(plan: Plan) -> OutOfMemory:
+    """The error for what would not fit by the estimate."""
+    return _too_large(plan, plan.work.width * plan.work.height - 1)
+
+
+def failed(plan: Plan) -> OutOfMemory:
+    """The error for what ran out of memory although the estimate fitted.
+
+    Since that was too low, only a picture of half as many pixels is suggested.
+    """
+    return _too_large(plan, plan.work.width * plan.work.height // 2)
 
 
 def gb(count: int) -> str:
@@ -177,45 +184,43 @@ def gb(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
+def _with_scratch(live: float) -> int:
+    return round(SCRATCH * live) + BASE_BYTES
+
+
 def _wanted(name: MemoryPlan, weights: Weights, work: Work, room: Room) -> Plan:
-    reason = f"asked for: {_DOES[name]}"
-    if name not in room.plans:
-        name = room.plans[-1]
-        reason = f"weights have no place but main memory here: {_DOES[name]}"
-    plan = _plan(name, reason, weights, work, room)
-    if plan.needed_bytes > room.free and not room.separate:
-        raise too_large(weights, work, room)
-    return plan
-
-
-def _last(weights: Weights, work: Work, room: Room) -> Plan:
-    if not room.separate:
-        raise too_large(weights, work, room)
+    if name in room.plans:
+        return Plan(name, f"asked for: {_DOES[name]}", weights, work, room)
     name = room.plans[-1]
-    needs = gb(needed(name, weights, work))
-    return _plan(name, f"needs {needs}, {gb(room.free)} free: {_DOES[name]}", weights, work, room)
+    reason = f"weights can be in main memory only: {_DOES[name]}"
+    return Plan(name, reason, weights, work, room)
 
 
-def _plan(name: MemoryPlan, reason: str, weights: Weights, work: Work, room: Room) -> Plan:
-    return Plan(name, reason, needed(name, weights, work), room.free)
+def _first_fit(weights: Weights, work: Work, room: Room) -> Plan:
+    fitting = (name for name in room.plans if needed(name, weights, work) <= room.free)
+    name = next(fitting, room.plans[-1])
+    needs = gb(needed(room.plans[0], weights, work))
+    reason = f"needs {needs}, {gb(room.free)} free: {_DOES[name]}"
+    return Plan(name, reason, weights, work, room)
 
 
-def _what_fits(weights: Weights, work: Work, room: Room) -> str:
-    side = _largest_side(_sides_below(work), weights, work, room)
-    if side is None:
-        return "Use a smaller model, or give the server more memory."
-    return f"{side}×{side} would fit: ask for a smaller picture."
+def _too_large(plan: Plan, most_pixels: int) -> OutOfMemory:
+    work, room = plan.work, plan.room
+    least = min(needed(name, plan.weights, work) for name in room.plans)
+    side = _side_that_fits(plan, most_pixels)
+    return OutOfMemory(
+        f"{work.width}×{work.height} pixels need {gb(least)} with this model; "
+        f"{gb(room.free)} are free.",
+        hint=f"{side}×{side} would fit: ask for a smaller picture."
+        if side
+        else "Use a smaller model, or give the server more memory.",
+    )
 
 
-def _sides_below(work: Work) -> Iterable[int]:
-    """Sides of squares with fewer pixels than what is asked for, the largest first."""
-    most = int((work.width * work.height - 1) ** 0.5)
-    return range(most // _STEP * _STEP, 0, -_STEP)
-
-
-def _largest_side(sides: Iterable[int], weights: Weights, work: Work, room: Room) -> int | None:
-    for side in sides:
-        smaller = replace(work, width=side, height=side)
-        if min(needed(name, weights, smaller) for name in room.plans) <= room.free:
+def _side_that_fits(plan: Plan, most_pixels: int) -> int | None:
+    """The largest square of at most so many pixels that some plan fits, by the estimate."""
+    for side in range(int(most_pixels**0.5) // _STEP * _STEP, 0, -_STEP):
+        smaller = replace(plan.work, width=side, height=side)
+        if min(needed(name, plan.weights, smaller) for name in plan.room.plans) <= plan.room.free:
             return side
     return None

@@ -1,0 +1,140 @@
+"""How much memory a model will take, from its files alone, before anything is loaded.
+
+Headers of safetensors files and the JSON configurations of folders tell the number of weights
+and how wide the networks are; no weights are read and no torch is imported. Of a .ckpt only
+the size is known: it is taken for fp16 weights, which overestimates the common fp32 ones. So are
+a folder's .bin files. What cannot be read is estimated as Stable Diffusion 1: loading will say
+what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from runai.engine import detection
+from runai.engine.catalogue import Entry
+from runai.engine.geometry import Extent, chosen
+from runai.engine.plan import Weights, Work
+from runai.errors import ModelBroken
+from runai.schema.requests import GenerationRequest, TextToImage, Upscale
+
+STORED = 2  # bytes of a number in a file that does not tell
+ENLARGED = 4  # how many times an upscaled picture's sides are the given one's
+_SIDES = {"v1": 512, "v2": 768, "xl": 1024}
+_UNET, _VAE, _TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+_TEXT_XL = ("conditioner.embedders.0.", "conditioner.embedders.1.")
+_UNET_WIDTH = _UNET + "input_blocks.0.0.weight"
+_VAE_WIDTH = _VAE + "decoder.up.0.block.0.norm1.weight"
+_TEXT_FOLDERS = ("text_encoder", "text_encoder_2")
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """A model's weights in numbers (not bytes), and what `plan.Work` wants to know of it.
+
+    `native`: the side in pixels of a picture whose size nobody asked for.
+    """
+
+    texts: tuple[int, ...]
+    unet: int
+    vae: int
+    native: int
+    unet_width: int = 320
+    vae_width: int = 256
+    scale: int = 8
+
+    def weights(self, element: int) -> Weights:
+        """In bytes, at `element` bytes a number."""
+        texts = tuple(count * element for count in self.texts)
+        return Weights(texts, self.unet * element, self.vae * element)
+
+    def work(self, request: GenerationRequest, rows: int, element: int) -> Work:
+        width, height = extent_of(request, self.native).size
+        return Work(width, height, rows, element, self.unet_width, self.vae_width, scale=self.scale)
+
+
+def of(entry: Entry) -> Footprint:
+    """The footprint of a model that need not be loaded."""
+    try:
+        if entry.format == "diffusers":
+            return _of_folder(entry)
+        if entry.format == "safetensors":
+            return _of_header(entry, detection.read_header(entry.path)[0])
+        return Footprint((), entry.path.stat().st_size // STORED, 0, _SIDES[entry.version])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ModelBroken):
+        return Footprint((123_000_000,), 860_000_000, 84_000_000, _SIDES[entry.version])
+
+
+def extent_of(request: GenerationRequest, native: int) -> Extent:
+    """The size that will be drawn. Of a picture that cannot be read, the native one."""
+    if isinstance(request, TextToImage):
+        return chosen(request.width, request.height, Extent(native, native))
+    try:
+        with Image.open(io.BytesIO(request.image)) as picture:
+            given = Extent(*picture.size).floor()
+    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError):
+        given = Extent(native, native)
+    if isinstance(request, Upscale):
+        return Extent(given.width * ENLARGED, given.height * ENLARGED)
+    return chosen(request.width, request.height, given)
+
+
+def _of_header(entry: Entry, shapes: Mapping[str, Sequence[int]]) -> Footprint:
+    counts = dict.fromkeys((_UNET, _VAE, _TEXT, *_TEXT_XL), 0)
+    for name, shape in shapes.items():
+        prefix = next((p for p in counts if name.startswith(p)), None)
+        if prefix is not None:
+            counts[prefix] += math.prod(shape)
+    return Footprint(
+        texts=tuple(counts[p] for p in (_TEXT, *_TEXT_XL) if counts[p]),
+        unet=counts[_UNET],
+        vae=counts[_VAE],
+        native=_SIDES[entry.version],
+        unet_width=shapes[_UNET_WIDTH][0],
+        vae_width=shapes[_VAE_WIDTH][0] if _VAE_WIDTH in shapes else 256,
+    )
+
+
+def _of_folder(entry: Entry) -> Footprint:
+    unet, vae = (_config(entry.path / part) for part in ("unet", "vae"))
+    blocks = vae["block_out_channels"]
+    scale = 2 ** (len(blocks) - 1)
+    texts = (_count(entry.path / part) for part in _TEXT_FOLDERS)
+    return Footprint(
+        texts=tuple(count for count in texts if count),
+        unet=_count(entry.path / "unet"),
+        vae=_count(entry.path / "vae"),
+        native=unet["sample_size"] * scale,
+        unet_width=unet["block_out_channels"][0],
+        vae_width=blocks[min(1, len(blocks) - 1)],
+        scale=scale,
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def _count(folder: Path) -> int:
+    """The weights in a folder, which may hold the same ones in several formats."""
+    sets: dict[str, int] = {}
+    for file in folder.glob("*"):
+        if file.suffix in (".safetensors", ".bin"):
+            kind = f"{file.suffix} {'.fp16.' in file.name} {'non_ema' in file.name}"
+            sets[kind] = sets.get(kind, 0) + _count_file(file)
+    return max(sets.values(), default=0)
+
+
+def _count_file(file: Path) -> int:
+    if file.suffix == ".bin":
+        return file.stat().st_size // STORED
+    return sum(map(math.prod, detection.read_header(file)[0].values()))

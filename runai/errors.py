@@ -20,11 +20,15 @@
     │   ├── ModelBroken             model_broken         present, but cannot be loaded
     │   ├── ModelUnsafe             model_unsafe         refused because loading could run code
     │   ├── ModelUnsupported        model_unsupported    an architecture or task it cannot do
+    │   ├── VocabularyMissing       vocabulary_missing   no sound CLIP vocabulary on disk
     │   └── FilterMissing           filter_missing       the NSFW filter is asked for, but absent
     ├── EngineError                 engine               drawing failed
     │   ├── OutOfMemory             out_of_memory        the device or the machine is full
     │   ├── NotFinite               not_finite           the model produced NaN or infinity
     │   └── DependencyMissing       dependency_missing   an optional package is not installed
+    ├── FetchError                  fetch                (get) something could not be fetched
+    │   ├── FetchFailed             fetch_failed         not there, not allowed, or cut off
+    │   └── NoSpace                 no_space             the disk has not enough room
     ├── WireError                   wire                 the byte stream is broken
     │   └── Truncated               truncated            the peer left in the middle of a message
     ├── ServerStopping              server_stopping      no new work is taken any more
@@ -155,6 +159,11 @@ class ModelUnsupported(ModelError):
     default_hint = "Choose another model: `runai models` lists what is there."
 
 
+class VocabularyMissing(ModelError):
+    code = "vocabulary_missing"
+    default_hint = "Run `runai models get vocabulary` once; it fetches 1.3 MB and checks them."
+
+
 class FilterMissing(ModelError):
     code = "filter_missing"
     default_hint = (
@@ -179,6 +188,20 @@ class NotFinite(EngineError):
 class DependencyMissing(EngineError):
     code = "dependency_missing"
     default_hint = "Install the package it names, or choose another sampler."
+
+
+class FetchError(RunAIError):
+    code = "fetch"
+    default_hint = "Run the same command again: it goes on where it stopped."
+
+
+class FetchFailed(FetchError):
+    code = "fetch_failed"
+
+
+class NoSpace(FetchError):
+    code = "no_space"
+    default_hint = "Make room, or name another folder."
 
 
 class WireError(RunAIError):

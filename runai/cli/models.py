@@ -1,7 +1,11 @@
-"""`runai models`: the catalogue, from the running server or, without one, from the disk."""
+"""`runai models`: the catalogue, from the running server or, without one, from the disk.
+
+`runai models get` and `runai models convert` have files of their own.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Sequence
 
@@ -16,10 +20,20 @@ from runai.schema.events import ModelInfo
 from runai.settings import Settings, is_loopback
 
 COLUMNS = ("name", "version", "format", "default", "loaded")
+SUBCOMMANDS = {
+    "get": "fetch a model from the hub (the only command that uses the network)",
+    "convert": "make a .ckpt, .safetensors or diffusers folder of another",
+}
 
 
 def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
-    parser = Parser("models", "List the models, of the running server if there is one.")
+    if words and words[0] in SUBCOMMANDS:
+        return int(importlib.import_module(f"runai.cli.{words[0]}").run(words[1:], make_engine))
+    parser = Parser(
+        "models",
+        "List the models, of the running server if there is one.",
+        epilog="; ".join(f"runai models {name}: {what}" for name, what in SUBCOMMANDS.items()),
+    )
     parser.add_argument("--json", action="store_true", help="one JSON array")
     parser.add_settings(("host", "port", "packet_size", "model_base_path", "insecure"))
     arguments, settings = parser.read(words)

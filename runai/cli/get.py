@@ -1,0 +1,191 @@
+"""`runai models get REPO`: fetches a model and puts it where it is looked for.
+
+The only command that uses the network, and only when it is called. What arrives lies in a
+hidden folder below the base path until it is whole; then it is told what it is, as the
+catalogue does, and moved to its place in one step. Run again after a failure, it goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import zlib
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from runai.cli.exit_codes import ExitCode
+from runai.cli.fetch import choice, vocabulary
+from runai.cli.fetch.wellknown import ORGANISATIONS, WELL_KNOWN, WellKnown
+from runai.cli.parser import Parser
+from runai.cli.wiring import OFFLINE
+from runai.engine import detection
+from runai.engine.archs import ARCHS
+from runai.engine.vocabulary import as_files
+from runai.errors import InvalidSetting, ModelUnsupported, NoSpace
+from runai.jobs.engine import Engine
+
+if TYPE_CHECKING:
+    from runai.cli.fetch import hub
+
+tqdm.monitor_interval = 0  # or tqdm starts a thread of its own
+STAGING = ".fetching"
+MARGIN_BYTES = 64 * 2**20  # left free beside what is fetched
+ONLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS")
+# where what is no model has its place; a model's is the folder of its version
+PLACES = {"lora": "Lora", "vae": "VAE", "embedding": "embeddings"}
+
+
+def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
+    arguments, settings = _parser().read(words)
+    base = settings.model_base_path.expanduser()
+    _go_online()
+    try:
+        if arguments.repo == vocabulary.NAME:
+            _get_vocabulary(base)
+        else:
+            _get(arguments, base)
+    except KeyboardInterrupt:
+        _say("\nInterrupted. Run the same command again: it goes on where it stopped.")
+        return ExitCode.INTERRUPTED
+    return ExitCode.OK
+
+
+def _parser() -> Parser:
+    known = "; ".join(f"{name}: {row.what} ({row.size_gb} GB)" for name, row in WELL_KNOWN.items())
+    parser = Parser(
+        "models get",
+        "Fetch a model from the Hugging Face hub.",
+        epilog=f"{vocabulary.NAME}: the CLIP vocabulary, for single-file models (1 MB); {known}",
+    )
+    parser.add_argument("repo", metavar="REPO", help="owner/name, or one of the names below")
+    parser.add_argument("--into", type=Path, metavar="FOLDER", help="where to, below the base path")
+    parser.add_argument("--revision", metavar="R", help="branch, tag or commit (main)")
+    parser.add_argument("--variant", metavar="NAME", help="which weights, as in fp16")
+    for name, what in (("include", "fetch only"), ("exclude", "do not fetch")):
+        parser.add_argument(
+            f"--{name}", action="append", default=[], metavar="PATTERN", help=f"{what} such files"
+        )
+    parser.add_settings(("model_base_path",))
+    return parser
+
+
+def _go_online() -> None:
+    """This command is the one that may: undo what keeps all the others off the network."""
+    os.environ.update({name: value for name, value in OFFLINE.items() if name not in ONLINE})
+    for name in ONLINE:
+        os.environ.pop(name, None)
+
+
+def _get_vocabulary(base: Path) -> None:
+    folder = base / vocabulary.PLACE
+    files = as_files(vocabulary.bring())
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    print(f"{folder}: the CLIP vocabulary")
+
+
+def _get(arguments: Namespace, base: Path) -> None:
+    from runai.cli.fetch import hub  # huggingface_hub reads the environment at import
+
+    row = WELL_KNOWN.get(arguments.repo) or _as_row(arguments.repo)
+    place = _place(arguments, row, base)
+    if place is not None and place.is_dir():
+        print(f"{place} is there already.")
+        return
+    repository = hub.look_up(row.repo, arguments.revision)
+    names = choice.needed(
+        [file.name for file in repository.files],
+        variant=arguments.variant or row.variant,
+        include=arguments.include,
+        exclude=arguments.exclude,
+    )
+    files = [file for file in repository.files if file.name in names]
+    staged = base / STAGING / _staging_name(row.repo, repository.commit, names)
+    _fetch_all(repository, files, staged)
+    folder = choice.is_folder(names)
+    into = arguments.into and base / arguments.into
+    for path in _put(staged, place, base, into) if folder else _put_files(staged, base, into):
+        print(path)
+
+
+def _as_row(repo: str) -> WellKnown:
+    owner, slash, name = repo.partition("/")
+    if not (owner and slash and name) or "/" in name:
+        raise InvalidSetting(
+            f"{repo!r} is no name of a repository.",
+            hint=f"Write owner/name, or one of: {vocabulary.NAME}, {', '.join(WELL_KNOWN)}.",
+        )
+    return WellKnown(repo, repo if owner in ORGANISATIONS else "", 0, "")
+
+
+def _place(arguments: Namespace, row: WellKnown, base: Path) -> Path | None:
+    """Where a folder goes, if that can be said before it is there."""
+    if arguments.into is not None:
+        return base / Path(arguments.into, row.repo.rpartition("/")[2])
+    return base / row.place if row.place else None
+
+
+def _staging_name(repo: str, commit: str, names: Sequence[str]) -> str:
+    chosen = zlib.crc32("\n".join(names).encode())
+    return f"{repo.replace('/', '--')}-{commit[:12]}-{chosen:08x}"
+
+
+def _fetch_all(repository: hub.Repository, files: Sequence[hub.RemoteFile], staged: Path) -> None:
+    from runai.cli.fetch import hub  # not before `_go_online`
+
+    total = sum(file.size for file in files)
+    missing = total - sum(hub.arrived(staged / file.name) for file in files)
+    staged.mkdir(parents=True, exist_ok=True)
+    check_space(staged, missing)
+    _say(f"Fetching {len(files)} files, {total / 1e9:.2f} GB, of {repository.name}.")
+    with tqdm(total=total, unit="B", unit_scale=True, disable=None, file=sys.stderr) as bar:
+        for file in files:
+            bar.set_description(Path(file.name).name, refresh=False)
+            hub.fetch(repository, file, staged, bar.update)
+
+
+def check_space(folder: Path, needed_bytes: int) -> None:
+    """Raise NoSpace if the disk of this folder cannot take so many bytes more."""
+    free = shutil.disk_usage(folder).free
+    if needed_bytes + MARGIN_BYTES > free:
+        raise NoSpace(f"{needed_bytes / 1e9:.2f} GB are needed in {folder}, {free / 1e9:.2f} free.")
+
+
+def _put(staged: Path, place: Path | None, base: Path, into: Path | None) -> list[Path]:
+    if place is None:
+        name = staged.name.rpartition("-")[0].rpartition("-")[0].partition("--")[2]
+        place = base / _told(detection.identify_folder(staged), staged) / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.move(staged, place))]
+
+
+def _put_files(staged: Path, base: Path, into: Path | None) -> list[Path]:
+    placed = []
+    for path in sorted(p for p in staged.iterdir() if p.is_file()):
+        folder = into or base / _told(detection.identify(path), path)
+        folder.mkdir(parents=True, exist_ok=True)
+        placed.append(Path(shutil.move(path, folder / path.name)))
+    staged.rmdir()
+    return placed
+
+
+def _told(finding: detection.Finding, path: Path) -> str:
+    """The folder for what was found to be this."""
+    if finding.kind == "model" and finding.arch in ARCHS:
+        return ARCHS[finding.arch].version
+    if finding.kind in PLACES:
+        return PLACES[finding.kind]
+    raise ModelUnsupported(
+        f"What was fetched cannot be used: {finding.reason}.",
+        hint=f"It lies in {path}. Run again with --into to put it somewhere all the same.",
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -17,7 +17,7 @@ from typing import Any
 from runai.errors import InvalidSetting, RequestError
 from runai.schema import codec
 from runai.schema.requests import TASKS, GenerationRequest
-from runai.schema.samplers import SAMPLERS
+from runai.schema.samplers import METHODS, SCHEDULES
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -49,7 +49,13 @@ OPTIONS = (
     Option(("--negative",), ("negative_prompt",), str, "TEXT", "what should not be in it"),
     Option(("--steps",), ("num_inference_steps",), int, "N", "denoising steps (20)"),
     Option(("--guidance",), ("guidance_scale",), float, "X", "how closely to follow (7.5)"),
-    Option(("--sampler",), ("sampler",), str, "NAME", f"(euler) {', '.join(SAMPLERS)}"),
+    Option(
+        ("--sampler",),
+        ("sampler",),
+        str,
+        "NAME",
+        f"{', '.join(METHODS)}; most also with _{', _'.join(SCHEDULES)} behind (the model's)",
+    ),
     Option(("--eta",), ("eta",), float, "X", "DDIM's eta, 0 to 1 (0)"),
     Option(("--seed",), ("seed",), int, "N", "the same seed gives the same picture (random)"),
     Option(("--size",), ("width", "height"), _size, "WxH", "in pixels, multiples of 8"),

@@ -24,7 +24,7 @@ from runai.schema.dialects import krita
 from runai.schema.events import Event
 from runai.schema.fields import Model
 from runai.schema.requests import Command
-from runai.schema.samplers import SAMPLERS
+from runai.schema.samplers import EVENLY, METHODS, SCHEDULES
 
 MARKED = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 ERROR_LINE = re.compile(r"^    [│├└─ ]*([A-Z]\w+) {2,}([a-z_]+) *(.*)$", re.MULTILINE)
@@ -168,8 +168,19 @@ def krita_options() -> str:
 
 
 def samplers() -> str:
-    rows = [(f"`{name}`", ", ".join(others)) for name, others in SAMPLERS.items()]
-    return table(("name", "also understood"), rows)
+    """The methods, a row each with the schedules behind its name, and the schedules' words."""
+    methods = [
+        (
+            f"`{name}`",
+            ", ".join(f"`_{schedule}`" for schedule in method.schedules),
+            ", ".join(method.spellings),
+        )
+        for name, method in METHODS.items()
+    ]
+    schedules = [("", EVENLY), *SCHEDULES.items()]
+    words = [(f"`_{name}`" if name else "none", ", ".join(said)) for name, said in schedules]
+    heads = (("name", "schedules", "also understood"), ("schedule", "also understood"))
+    return f"{table(heads[0], methods)}\n\n{table(heads[1], words)}"
 
 
 def json_schema() -> str:

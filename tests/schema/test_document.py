@@ -38,7 +38,7 @@ def test_writing_a_folder_fills_its_pages_and_leaves_the_prose(tmp_path: Path) -
     text = page.read_text(encoding="utf-8")
     assert text.startswith("Before.\n")
     assert text.endswith("<!-- end -->\nAfter.\n")
-    assert "| `unipc` | UniPC |" in text
+    assert "| `ddim` | `_sgm_uniform` | DDIM, DDIMScheduler |" in text
     assert "old" not in text
 
 

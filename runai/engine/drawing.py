@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from runai.engine import images
 from runai.engine.archs import Defaults
+from runai.engine.canvas import Canvas
 from runai.engine.model import LoadedModel
-from runai.engine.starts import Canvas, Sample
+from runai.engine.starts import Sample
 from runai.schema.events import Completed, Parameters, Picture, Progress
 from runai.schema.requests import GenerationRequest
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from runai.engine import finish, loading, prompts, starts, step_loop
+from runai.engine import canvas, finish, loading, prompts, starts, step_loop
 from runai.engine.cache import ModelCache
 from runai.engine.catalogue import Catalogue, Entry
 from runai.engine.devices import choose, is_out_of_memory
@@ -105,19 +105,19 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _begin(self, key: str, request: GenerationRequest, model: LoadedModel) -> Drawing:
-        canvas = starts.prepare(model, request, self._limits)
+        prepared = canvas.prepare(model, request, self._limits)
         choices = model.defaults.overridden_by(request)
         conditioning = prompts.encode(
             model, request.prompt, request.negative_prompt, choices.guidance_scale
         )
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         samples = [
-            starts.start(model, request, choices, canvas, conditioning, seed + i)
+            starts.start(model, request, choices, prepared, conditioning, seed + i)
             for i in range(request.num_images)
         ]
         for sample in samples:
             sample.last_turn = self._turn
-        return Drawing(key, request, model, choices, canvas, seed, samples, conditioning.notes)
+        return Drawing(key, request, model, choices, prepared, seed, samples, conditioning.notes)
 
     def step(self) -> list[Outcome]:
         """One turn of the loop; see Engine.step."""

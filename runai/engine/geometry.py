@@ -19,13 +19,10 @@ class Extent:
     def size(self) -> tuple[int, int]:
         return self.width, self.height
 
-    def floor(self) -> Extent:
-        """The largest extent within this one that latents can have, at least 64 a side."""
-        return Extent(_floor(self.width), _floor(self.height))
-
-
-def _floor(side: int) -> int:
-    return max(side // MULTIPLE * MULTIPLE, SMALLEST)
+    def floor(self, multiple: int = MULTIPLE, smallest: int = SMALLEST) -> Extent:
+        """The largest extent of whole multiples within this one, at least `smallest` a side."""
+        sides = (max(side // multiple * multiple, smallest) for side in self.size)
+        return Extent(*sides)
 
 
 def chosen(width: int | None, height: int | None, fallback: Extent) -> Extent:

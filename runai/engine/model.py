@@ -44,8 +44,7 @@ class DepthEstimator:
 class LoadedModel:
     """The parts of one model. `scheduler`: the configuration every sampler is made from.
 
-    `depth`: of a depth model, or None if it came without. `low_res`: of an upscaling model,
-    the configuration of the scheduler that adds noise to the small picture.
+    `depth`: of a depth model, or None if it came without.
     """
 
     entry: Entry
@@ -59,7 +58,6 @@ class LoadedModel:
     masks: Any
     defaults: Defaults
     depth: DepthEstimator | None = None
-    low_res: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:

@@ -1,12 +1,12 @@
-"""How a sample starts: the only place where the tasks differ.
+"""How a sample starts: from a canvas and a seed to first latents.
 
-A *canvas* is what a request's pictures have in common: its size, and the given picture and
-mask as the VAE sees them. From it and a seed comes a *sample*: first latents, scheduler,
-and what is blended in after each step.
+A *sample* is one picture being made: its latents, scheduler and generator, what the UNet reads
+beside the latents and is told besides the text, and what is blended in after each step.
 
-The random numbers are drawn in the order in which diffusers' pipelines draw them (encode
-the picture, noise, encode the masked picture, then the sampler's own), from one generator
-per picture on the CPU, so that a seed gives the same picture there and here, on any device.
+The random numbers are drawn in the order in which diffusers' pipelines draw them (noise for a
+picture to enlarge, encode the picture, noise, encode the masked picture, then the sampler's
+own), from one generator per picture on the CPU, so that a seed gives the same picture there
+and here, on any device.
 """
 
 from __future__ import annotations
@@ -15,39 +15,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from diffusers import DDPMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
-from runai.engine import images
 from runai.engine.archs import Defaults
-from runai.engine.geometry import Extent, chosen
+from runai.engine.canvas import Canvas
+from runai.engine.geometry import Extent
+from runai.engine.guidance import Guidance, Scales, embedding, kind_for
 from runai.engine.model import LoadedModel
 from runai.engine.prompts import Conditioning
-from runai.engine.samplers import make_scheduler, step_arguments
-from runai.errors import InvalidField, ModelUnsupported
-from runai.schema.limits import Limits
-from runai.schema.requests import (
-    GenerationRequest,
-    ImageToImage,
-    Inpaint,
-    Outpaint,
-    TextToImage,
-    Upscale,
-)
+from runai.engine.samplers import make_scheduler, set_timesteps, step_arguments
+from runai.errors import InvalidField
+from runai.schema.requests import GenerationRequest
 
-
-@dataclass(frozen=True)
-class Canvas:
-    """What the pictures of one request have in common.
-
-    `picture`, `masked`: the VAE's posterior of the given picture, and of what the mask keeps
-    of it. `mask`: 1 × 1 × h × w in latents, 1 = repaint. None where the task has none.
-    """
-
-    extent: Extent
-    strength: float = 1.0
-    picture: Any = None
-    masked: Any = None
-    mask: torch.Tensor | None = None
+# what SDXL's refiner is told it draws, and what it is told to stay away from (of 10)
+AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
 
 
 @dataclass(frozen=True)
@@ -59,6 +41,20 @@ class Blend:
     mask: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the UNet is told of a sample besides its text; None what this UNet does not read.
+
+    `sizes`: 1 × 5 or 6, for the positive text, and for the negative one. `noise_level`: 1, how
+    noisy the picture to enlarge is. `guidance`: 1 × width, see `guidance.embedding`.
+    """
+
+    sizes: torch.Tensor | None = None
+    negative_sizes: torch.Tensor | None = None
+    noise_level: torch.Tensor | None = None
+    guidance: torch.Tensor | None = None
+
+
 @dataclass(eq=False)
 class Sample:
     """One picture being made. `latents` are 1 × 4 × h × w, fp32 whatever the weights are.
@@ -68,11 +64,14 @@ class Sample:
 
     model: LoadedModel
     conditioning: Conditioning
-    guidance_scale: float
+    guidance: Guidance
+    scales: Scales
+    told: Told
     scheduler: Any
     timesteps: torch.Tensor
     latents: torch.Tensor
     arguments: dict[str, Any]
+    loras: tuple[Any, ...] = ()
     beside: torch.Tensor | None = None
     blend: Blend | None = None
     position: int = 0
@@ -96,81 +95,7 @@ class Sample:
     @property
     def rows(self) -> int:
         """How many rows of a UNet call it takes."""
-        return 2 if self.conditioning.guided else 1
-
-
-# --- canvas ------------------------------------------------------------------------------
-
-
-def prepare(model: LoadedModel, request: GenerationRequest, limits: Limits) -> Canvas:
-    """The canvas of a request: reads and encodes its pictures. Raises a RequestError."""
-    if isinstance(request, TextToImage):
-        native = Extent(model.size, model.size)
-        return Canvas(_extent(request, native, limits))
-    given = images.read(request.image, "image", limits)
-    extent = _extent(request, Extent(*given.size).floor(), limits)
-    if isinstance(request, ImageToImage):
-        pixels = _pixels(model.images, images.opaque(given), extent)
-        return Canvas(extent, request.strength, _posterior(model, pixels))
-    if isinstance(request, Upscale):
-        raise ModelUnsupported(f"{model.name} is no upscaling model.", field="model")
-    mask = _mask_picture(request, given, limits)
-    return _masked_canvas(model, extent, request.strength, given, mask)
-
-
-def _extent(request: GenerationRequest, fallback: Extent, limits: Limits) -> Extent:
-    """The size to draw; TooManyPixels before anything of that size is made."""
-    extent = chosen(request.width, request.height, fallback)
-    limits.check_size(*extent.size, field="width")
-    return extent
-
-
-def _mask_picture(
-    request: Inpaint | Outpaint, given: images.Picture, limits: Limits
-) -> images.Picture:
-    if request.mask_image is None:
-        return images.mask_of_empty(given)
-    return images.mask_from(images.read(request.mask_image, "mask_image", limits))
-
-
-def _masked_canvas(
-    model: LoadedModel,
-    extent: Extent,
-    strength: float,
-    given: images.Picture,
-    mask: images.Picture,
-) -> Canvas:
-    pixels = _pixels(model.images, images.opaque(given), extent)
-    holes = _pixels(model.masks, mask, extent)
-    small = torch.nn.functional.interpolate(
-        holes, size=(extent.height // model.scale, extent.width // model.scale)
-    )
-    return Canvas(
-        extent,
-        strength,
-        picture=_posterior(model, pixels),
-        # only a 9-channel UNet reads it; for others its place in the random order is kept
-        masked=_posterior(model, pixels * (holes < 0.5)) if model.inpaints else None,
-        mask=small.to(model.device),
-    )
-
-
-def _pixels(processor: Any, picture: images.Picture, extent: Extent) -> torch.Tensor:
-    pixels: torch.Tensor = processor.preprocess(picture, height=extent.height, width=extent.width)
-    return pixels.float()
-
-
-def _posterior(model: LoadedModel, pixels: torch.Tensor) -> Any:
-    return model.vae.encode(pixels.to(model.device, model.dtype)).latent_dist
-
-
-def _draw(model: LoadedModel, posterior: Any, generator: torch.Generator) -> torch.Tensor:
-    """Scaled latents drawn from a posterior, fp32."""
-    latents: torch.Tensor = posterior.sample(generator) * model.vae.config.scaling_factor
-    return latents.float()
-
-
-# --- samples -----------------------------------------------------------------------------
+        return len(self.guidance.rows)
 
 
 def start(
@@ -184,16 +109,17 @@ def start(
     """The sample of one picture at its first step."""
     generator = torch.Generator("cpu").manual_seed(seed)
     steps = choices.num_inference_steps
-    scheduler = make_scheduler(choices.sampler, model.scheduler)
-    scheduler.set_timesteps(steps, device=model.device)
-    _check_steps(scheduler, steps)
+    scheduler = make_scheduler(choices.sampler, model.scheduler, seed)
+    set_timesteps(scheduler, choices, model.device)
     timesteps = scheduler.timesteps
     if canvas.picture is not None:
         timesteps = _shorten(scheduler, steps, canvas.strength)
     sample = Sample(
         model=model,
         conditioning=conditioning,
-        guidance_scale=choices.guidance_scale,
+        guidance=kind_for(model, conditioning.guided),
+        scales=Scales(choices.guidance_scale, request.image_guidance_scale),
+        told=_told(model, request, choices, canvas.extent),
         scheduler=scheduler,
         timesteps=timesteps,
         latents=torch.empty(0),
@@ -204,15 +130,7 @@ def start(
     return sample
 
 
-def _check_steps(scheduler: Any, steps: int) -> None:
-    """Refuse so many steps that a sampler would start after the model's last timestep."""
-    known = scheduler.config.num_train_timesteps
-    if scheduler.timesteps.max() > known - 1:
-        raise InvalidField(
-            f"This sampler cannot do {steps} steps with a model of {known} timesteps.",
-            hint="Ask for fewer steps, or use another sampler.",
-            field="num_inference_steps",
-        )
+# --- timesteps ---------------------------------------------------------------------------
 
 
 def _shorten(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
@@ -231,30 +149,78 @@ def _shorten(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
     return timesteps
 
 
+# --- what the UNet is told ---------------------------------------------------------------
+
+
+def _told(
+    model: LoadedModel, request: GenerationRequest, choices: Defaults, extent: Extent
+) -> Told:
+    sizes = _sizes(model, extent)
+    level = getattr(request, "noise_level", None)
+    width = model.guidance_width
+    return Told(
+        sizes=None if sizes is None else sizes[0],
+        negative_sizes=None if sizes is None else sizes[1],
+        noise_level=None if level is None else torch.tensor([level], device=model.device),
+        guidance=None
+        if width is None
+        else embedding(choices.guidance_scale, width).to(model.device),
+    )
+
+
+def _sizes(model: LoadedModel, extent: Extent) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """SDXL's size conditioning (Podell et al. 2023, 2.2), for positive and negative text.
+
+    The picture is said never to have been another size, nor to have been cropped.
+    """
+    original = [extent.height, extent.width, 0, 0]
+    if model.arch.added == "sizes":
+        both = torch.tensor([[*original, *original[:2]]], dtype=torch.float32, device=model.device)
+        return both, both
+    if model.arch.added == "aesthetic":
+        scores = (AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE)
+        positive, negative = (torch.tensor([[*original, s]], device=model.device) for s in scores)
+        return positive, negative
+    return None
+
+
+# --- latents -----------------------------------------------------------------------------
+
+
 def _first_latents(sample: Sample, canvas: Canvas, generator: torch.Generator) -> None:
     model, scheduler = sample.model, sample.scheduler
+    small = _noised(sample, canvas.small, generator)
     # a 9-channel UNet reads the picture beside its latents: at full strength these are noise
     pure = canvas.picture is None or (canvas.mask is not None and canvas.strength == 1.0)
     needs_picture = canvas.picture is not None and not (pure and model.inpaints)
     picture = _draw(model, canvas.picture, generator) if needs_picture else None
-    noise = randn_tensor(
-        (1, 4, canvas.extent.height // model.scale, canvas.extent.width // model.scale),
-        generator=generator,
-        device=model.device,
-        dtype=torch.float32,
-    )
+    height, width = canvas.extent.height // model.scale, canvas.extent.width // model.scale
+    noise = _noise(model, (1, 4, height, width), generator)
     if pure or picture is None:
         sample.latents = noise * scheduler.init_noise_sigma
     else:
         sample.latents = scheduler.add_noise(picture, noise, sample.timesteps[:1])
+    sample.beside = canvas.beside if small is None else small
     if model.inpaints:
-        sample.beside = _beside(model, canvas, noise, generator)
+        sample.beside = _mask_and_masked(model, canvas, noise, generator)
     elif canvas.mask is not None and picture is not None:
-        _skip_random_numbers(noise, generator)
+        _noise(model, noise.shape, generator)  # drawn there to encode what is not used here
         sample.blend = Blend(picture, noise, canvas.mask)
 
 
-def _beside(
+def _noised(
+    sample: Sample, small: torch.Tensor | None, generator: torch.Generator
+) -> torch.Tensor | None:
+    """The picture to enlarge, as noisy as was asked for (Ho et al. 2021, 4.2)."""
+    if small is None or sample.told.noise_level is None:
+        return None
+    schedule = DDPMScheduler.from_config(sample.model.arch.noising)
+    noise = _noise(sample.model, small.shape, generator)
+    noised: torch.Tensor = schedule.add_noise(small, noise, sample.told.noise_level)
+    return noised
+
+
+def _mask_and_masked(
     model: LoadedModel, canvas: Canvas, like: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
     """The 5 channels an inpainting UNet reads beside the latents: mask, masked picture.
@@ -267,6 +233,13 @@ def _beside(
     return torch.cat([canvas.mask, kept], dim=1)
 
 
-def _skip_random_numbers(like: torch.Tensor, generator: torch.Generator) -> None:
-    """Draw what diffusers draws here for encoding the masked picture, which is not used."""
-    randn_tensor(tuple(like.shape), generator=generator, device=like.device, dtype=like.dtype)
+def _draw(model: LoadedModel, posterior: Any, generator: torch.Generator) -> torch.Tensor:
+    """Scaled latents drawn from a posterior, fp32."""
+    return model.scaled(posterior.sample(generator)).float()
+
+
+def _noise(model: LoadedModel, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    noise: torch.Tensor = randn_tensor(
+        tuple(shape), generator=generator, device=model.device, dtype=torch.float32
+    )
+    return noise

@@ -1,26 +1,28 @@
 """One turn of the loop: a batch of samples, one UNet call, one step for each.
 
-Theory of operation. Samples may share a UNet call when it is the same model, latent size and
-token length; their step, step count, sampler, guidance, seed and owner do not matter, since
-everything but the network itself is done per sample: each has its own scheduler, generator
-and mask. A turn serves the group that has waited longest, and in it the samples that have,
-up to the batch limit, so that nobody is starved whatever the mix.
+Theory of operation. Samples may share a UNet call when it is the same model, latent size,
+token length and LoRA set; their step, step count, sampler, guidance, seed and owner do not
+matter, since everything but the network itself is done per sample: each has its own scheduler,
+generator and mask. A turn serves the group that has waited longest, and in it the samples that
+have, up to the batch limit, so that nobody is starved whatever the mix.
 
-A sample without guidance takes one row of the call, one with guidance two.
+How many rows of the call a sample takes depends on its guidance (`guidance`): one to three.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from runai.engine.model import LoadedModel
-from runai.engine.starts import Sample
+from runai.engine.prompts import Text
+from runai.engine.starts import Sample, Told
 
-Key = tuple[int, tuple[int, ...], int]
+Key = tuple[int, tuple[int, ...], int, tuple[Any, ...]]
 _LARGE_PARAMETERS = 100_000_000
 
 
@@ -58,7 +60,8 @@ def choose(
 
 def key_of(sample: Sample) -> Key:
     """What samples must have in common to share a call."""
-    return id(sample.model.unet), tuple(sample.latents.shape), sample.conditioning.tokens
+    shape = tuple(sample.latents.shape)
+    return id(sample.model.unet), shape, sample.conditioning.tokens, sample.loras
 
 
 @torch.inference_mode()
@@ -74,33 +77,68 @@ def advance(batch: Sequence[Sample], turn: int) -> None:
 
 def _predict(batch: Sequence[Sample], inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """What the UNet says for each sample, guidance applied; fp32, 1 × 4 × h × w each."""
-    guided = [i for i, s in enumerate(batch) if s.conditioning.guided]
-    order = [*guided, *range(len(batch))]  # the negative halves first, then all positive ones
     model = batch[0].model
-    rows = torch.cat([_with_beside(batch[i], inputs[i]) for i in order])
-    said_texts = [s.conditioning.at(s.step) for s in batch]
-    texts = [said_texts[i][0] for i in guided] + [positive for _, positive in said_texts]
+    rows = [
+        row for sample, given in zip(batch, inputs, strict=True) for row in _rows(sample, given)
+    ]
     said = model.unet(
-        rows.to(model.dtype),
-        torch.stack([batch[i].timestep.float() for i in order]).to(model.device),
-        encoder_hidden_states=torch.cat([text.embedding for text in texts if text]),
+        torch.cat([row.latents for row in rows]).to(model.dtype),
+        torch.stack([row.timestep.float() for row in rows]).to(model.device),
+        encoder_hidden_states=torch.cat([row.text.embedding for row in rows]),
+        **_told(rows, model.dtype),
         return_dict=False,
     )[0].float()
-    halves = [said[row : row + 1] for row in range(len(order))]
-    negative = dict(zip(guided, halves, strict=False))
-    positive = halves[len(guided) :]
-    return [_guide(s, negative.get(i), positive[i]) for i, s in enumerate(batch)]
+    parts = said.split([sample.rows for sample in batch])
+    return [
+        sample.guidance.combine(part.split(1), sample.scales)
+        for sample, part in zip(batch, parts, strict=True)
+    ]
 
 
-def _with_beside(sample: Sample, latents: torch.Tensor) -> torch.Tensor:
-    return latents if sample.beside is None else torch.cat([latents, sample.beside], dim=1)
+@dataclass(frozen=True)
+class _Row:
+    """One row of a call: 1 × channels × h × w, its time, and what the UNet is told with it."""
+
+    latents: torch.Tensor
+    timestep: torch.Tensor
+    text: Text
+    sizes: torch.Tensor | None
+    told: Told
 
 
-def _guide(sample: Sample, negative: torch.Tensor | None, positive: torch.Tensor) -> torch.Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022)."""
-    if negative is None:
-        return positive
-    return negative + sample.guidance_scale * (positive - negative)
+def _rows(sample: Sample, given: torch.Tensor) -> list[_Row]:
+    negative, positive = sample.conditioning.at(sample.step)
+    told = sample.told
+    return [
+        _Row(
+            latents=_with_beside(given, sample.beside, half.picture),
+            timestep=sample.timestep,
+            text=positive if half.positive or negative is None else negative,
+            sizes=told.sizes if half.positive else told.negative_sizes,
+            told=told,
+        )
+        for half in sample.guidance.rows
+    ]
+
+
+def _with_beside(latents: torch.Tensor, beside: torch.Tensor | None, shown: bool) -> torch.Tensor:
+    if beside is None:
+        return latents
+    return torch.cat([latents, beside if shown else torch.zeros_like(beside)], dim=1)
+
+
+def _told(rows: Sequence[_Row], dtype: torch.dtype) -> dict[str, Any]:
+    """What the UNet reads besides latents, time and text: the same kinds for all of a model."""
+    told: dict[str, Any] = {}
+    sizes = [row.sizes for row in rows if row.sizes is not None]
+    if sizes:
+        pooled = [row.text.pooled for row in rows if row.text.pooled is not None]
+        told["added_cond_kwargs"] = {"text_embeds": torch.cat(pooled), "time_ids": torch.cat(sizes)}
+    if levels := [row.told.noise_level for row in rows if row.told.noise_level is not None]:
+        told["class_labels"] = torch.cat(levels)
+    if guidance := [row.told.guidance for row in rows if row.told.guidance is not None]:
+        told["timestep_cond"] = torch.cat(guidance).to(dtype)
+    return told
 
 
 def _estimate(sample: Sample, given: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
@@ -112,9 +150,15 @@ def _estimate(sample: Sample, given: torch.Tensor, said: torch.Tensor) -> torch.
     alphas = sample.scheduler.alphas_cumprod
     index = int(sample.timestep.round().clamp(0, len(alphas) - 1))
     signal, noise = float(alphas[index]) ** 0.5, float(1 - alphas[index]) ** 0.5
-    if sample.scheduler.config.prediction_type == "v_prediction":
-        return signal * given - noise * said
-    return (given - noise * said) / signal
+    return _FINISHED[sample.scheduler.config.prediction_type](given, said, signal, noise)
+
+
+_Finished = Callable[[torch.Tensor, torch.Tensor, float, float], torch.Tensor]
+_FINISHED: dict[str, _Finished] = {
+    "epsilon": lambda given, said, signal, noise: (given - noise * said) / signal,
+    "v_prediction": lambda given, said, signal, noise: signal * given - noise * said,
+    "sample": lambda given, said, signal, noise: said,
+}
 
 
 def _step(sample: Sample, said: torch.Tensor) -> None:

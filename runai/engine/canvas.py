@@ -1,0 +1,177 @@
+"""A request's canvas: what its pictures have in common, read and encoded once.
+
+Its size, and the given pictures as the networks see them. Everything that depends on a seed
+is left to `starts`. Sizes are checked before anything of that size is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from diffusers.image_processor import VaeImageProcessor
+
+from runai.engine import images
+from runai.engine.geometry import Extent, chosen
+from runai.engine.model import LoadedModel
+from runai.errors import ModelUnsupported
+from runai.schema.limits import Limits
+from runai.schema.requests import (
+    GenerationRequest,
+    ImageToImage,
+    Inpaint,
+    Outpaint,
+    TextToImage,
+    Upscale,
+)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What the pictures of one request have in common. None where the task has none.
+
+    `picture`, `masked`: the VAE's posterior of the picture to start from, and of what the mask
+    keeps of it. `mask`: 1 × 1 × h × w in latents, 1 = repaint. `beside`: 1 × c × h × w, what the
+    UNet reads beside the latents, whatever the seed. `small`: 1 × 3 × h × w, the picture to
+    enlarge, as pixels from -1 to 1.
+    """
+
+    extent: Extent
+    strength: float = 1.0
+    picture: Any = None
+    masked: Any = None
+    mask: torch.Tensor | None = None
+    beside: torch.Tensor | None = None
+    small: torch.Tensor | None = None
+
+
+def prepare(model: LoadedModel, request: GenerationRequest, limits: Limits) -> Canvas:
+    """The canvas of a request: reads and encodes its pictures. Raises a RequestError.
+
+    The model must be able to do the request's task (`arch.tasks`).
+    """
+    if isinstance(request, TextToImage):
+        return Canvas(_extent(request, Extent(model.size, model.size), limits))
+    given = images.read(request.image, "image", limits)
+    if isinstance(request, Upscale):
+        return _enlarging(model, images.opaque(given), limits)
+    extent = _extent(request, Extent(*given.size).floor(), limits)
+    if isinstance(request, ImageToImage):
+        return _FROM_PICTURE[model.arch.beside](
+            model, images.opaque(given), Canvas(extent, request.strength)
+        )
+    mask = _mask_picture(request, given, limits)
+    return _masked(model, Canvas(extent, request.strength), images.opaque(given), mask)
+
+
+def _extent(request: GenerationRequest, fallback: Extent, limits: Limits) -> Extent:
+    """The size to draw; TooManyPixels before anything of that size is made."""
+    extent = chosen(request.width, request.height, fallback)
+    limits.check_size(*extent.size, field="width")
+    return extent
+
+
+# --- a picture ---------------------------------------------------------------------------
+
+
+def _started_from(model: LoadedModel, picture: images.Picture, canvas: Canvas) -> Canvas:
+    pixels = _pixels(model.images, picture, canvas.extent)
+    return replace(canvas, picture=_posterior(model, pixels))
+
+
+def _edited(model: LoadedModel, picture: images.Picture, canvas: Canvas) -> Canvas:
+    """The picture is read beside latents that begin as noise: no strength, and its latents are
+    not scaled, as instruct-pix2pix was trained.
+    """
+    pixels = _pixels(model.images, picture, canvas.extent)
+    return Canvas(canvas.extent, beside=_posterior(model, pixels).mode().float())
+
+
+def _with_depth(model: LoadedModel, picture: images.Picture, canvas: Canvas) -> Canvas:
+    started = _started_from(model, picture, canvas)
+    return replace(started, beside=_depths(model, picture, canvas.extent))
+
+
+_FROM_PICTURE: dict[str, Callable[[LoadedModel, images.Picture, Canvas], Canvas]] = {
+    "nothing": _started_from,
+    "mask": _started_from,
+    "picture": _edited,
+    "depth": _with_depth,
+}
+
+
+def _depths(model: LoadedModel, picture: images.Picture, extent: Extent) -> torch.Tensor:
+    """The depths in a picture, from -1 to 1: 1 × 1 × h × w in latents."""
+    if model.depth is None:
+        raise ModelUnsupported(
+            f"{model.name} needs a depth estimator, and came without one.",
+            hint="Use its diffusers folder, with depth_estimator/ and feature_extractor/ in it.",
+            field="model",
+        )
+    pixels = model.depth.images(images=picture, return_tensors="pt").pixel_values
+    half = model.dtype != torch.float32
+    # a DPT may hold batch norms, which do not run in half precision
+    casting = torch.autocast(model.device.type, model.dtype) if half else contextlib.nullcontext()
+    with casting:
+        said = model.depth.network(pixels.to(model.device, model.dtype)).predicted_depth
+    depths = torch.nn.functional.interpolate(
+        said.float().unsqueeze(1), size=_latent_size(model, extent), mode="bicubic"
+    )
+    low, high = depths.amin(), depths.amax()
+    # of a picture that is equally far everywhere: no division by nothing
+    return 2 * (depths - low) / (high - low).clamp_min(torch.finfo(depths.dtype).tiny) - 1
+
+
+def _enlarging(model: LoadedModel, picture: images.Picture, limits: Limits) -> Canvas:
+    """The picture, cut down to whole latents, is itself as large as the latents drawn from it."""
+    small = Extent(*picture.size).floor(model.scale, smallest=model.scale)
+    extent = Extent(small.width * model.scale, small.height * model.scale)
+    limits.check_size(*extent.size, field="image")
+    processor = VaeImageProcessor(vae_scale_factor=model.scale, resample="bicubic")
+    return Canvas(extent, small=_pixels(processor, picture, small).to(model.device))
+
+
+# --- a picture and a mask ----------------------------------------------------------------
+
+
+def _mask_picture(
+    request: Inpaint | Outpaint, given: images.Picture, limits: Limits
+) -> images.Picture:
+    if request.mask_image is None:
+        return images.mask_of_empty(given)
+    return images.mask_from(images.read(request.mask_image, "mask_image", limits))
+
+
+def _masked(
+    model: LoadedModel, canvas: Canvas, picture: images.Picture, mask: images.Picture
+) -> Canvas:
+    pixels = _pixels(model.images, picture, canvas.extent)
+    holes = _pixels(model.masks, mask, canvas.extent)
+    small = torch.nn.functional.interpolate(holes, size=_latent_size(model, canvas.extent))
+    return replace(
+        canvas,
+        picture=_posterior(model, pixels),
+        # only a 9-channel UNet reads it; for others its place in the random order is kept
+        masked=_posterior(model, pixels * (holes < 0.5)) if model.inpaints else None,
+        mask=small.to(model.device),
+    )
+
+
+# --- common ------------------------------------------------------------------------------
+
+
+def _latent_size(model: LoadedModel, extent: Extent) -> tuple[int, int]:
+    """Height and width."""
+    return extent.height // model.scale, extent.width // model.scale
+
+
+def _pixels(processor: Any, picture: images.Picture, extent: Extent) -> torch.Tensor:
+    pixels: torch.Tensor = processor.preprocess(picture, height=extent.height, width=extent.width)
+    return pixels.float()
+
+
+def _posterior(model: LoadedModel, pixels: torch.Tensor) -> Any:
+    return model.vae.encode(pixels.to(model.device, model.vae.dtype)).latent_dist

@@ -1,0 +1,133 @@
+"""Catalogue entries to models in memory.
+
+Theory of operation. A model on disk is a diffusers folder (`folders`) or a single file
+(`single`). Both come down to the same thing: an empty network for each part, and a place in a
+file for each of its tensors (`names`), read straight to where and as what it stays
+(`networks`, `weights`). So a load costs what reading and converting cost, needs no more memory
+than the weights have in the end, and leaves nothing open or mapped behind.
+
+Nothing here unpickles a file (`runai.engine.pickles`), and nothing reaches the network.
+Whatever goes wrong ends in one of our errors that names the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diffusers.image_processor import VaeImageProcessor
+
+from runai.engine import detection
+from runai.engine.archs import ARCHS, CHANNELS_BESIDE, Arch
+from runai.engine.catalogue import Entry
+from runai.engine.devices import Place, is_out_of_memory
+from runai.engine.loading import folders, single
+from runai.engine.loading.weights import Reader, read_index
+from runai.engine.model import LoadedModel
+from runai.errors import ModelBroken, ModelError, ModelUnsupported
+
+__all__ = ["load", "load_vae", "with_vae"]
+
+# what the libraries raise for files that are damaged or do not belong together
+_BROKEN = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, EOFError)
+# inputs that the UNet of an arch reads only if its row says so
+_FOREIGN_INPUTS = {"class_embed_type": None, "encoder_hid_dim_type": None}
+
+
+def load(
+    entry: Entry, place: Place, base_paths: Sequence[Path], archs: dict[str, Arch] = ARCHS
+) -> LoadedModel:
+    """Read a model whole. Raises a ModelError naming it if that cannot be done."""
+    with _named(entry), Reader(place) as reader:
+        arch = _arch(entry, archs)
+        if entry.format == "diffusers":
+            parts = folders.read(entry.path, arch, reader)
+        else:
+            parts = single.read(entry.path, arch, archs, base_paths, reader)
+        _check(parts["unet"].config, parts["texts"], arch)
+        return _assemble(entry, arch, place, parts)
+
+
+def load_vae(entry: Entry, place: Place) -> Any:
+    """A VAE that lies alone, in a file or a folder, to be used with `with_vae`."""
+    with _named(entry), Reader(place) as reader:
+        if entry.path.is_dir():
+            return folders.read_vae(entry.path, reader)
+        return single.read_vae(entry.path, ARCHS["sd1"], reader)
+
+
+def with_vae(model: LoadedModel, vae: Any) -> LoadedModel:
+    """The model with another VAE, which is shared and stays as it is.
+
+    The scaling of latents belongs to the UNet that was trained on them: the VAEs of Stable
+    Diffusion 1 and SDXL look alike, and no file of a VAE says for which it is.
+    """
+    fitted = copy(vae)
+    fitted.register_to_config(scaling_factor=model.vae.config.scaling_factor)
+    if fitted.config.latent_channels != model.vae.config.latent_channels:
+        raise ModelUnsupported(f"This VAE does not fit {model.name}: its latents are others.")
+    return replace(model, vae=fitted)
+
+
+@contextmanager
+def _named(entry: Entry) -> Iterator[None]:
+    """Turns whatever goes wrong into an error that names the entry."""
+    try:
+        yield
+    except ModelError as error:
+        if entry.name not in error.message and entry.path.name not in error.message:
+            error.message = f"{entry.name} cannot be loaded. {error.message}"
+        raise
+    except _BROKEN as error:
+        if is_out_of_memory(error):
+            raise
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelBroken(f"{entry.name} cannot be loaded: {reason[0][:300]}") from error
+
+
+def _arch(entry: Entry, archs: dict[str, Arch]) -> Arch:
+    if entry.format == "diffusers":
+        channels = folders.config_of(entry.path / "unet").get("in_channels", 4)
+        base = {"v1": "sd1", "v2": "sd2"}[entry.version]
+        return archs[{4: base, 9: f"{base}-inpaint"}.get(channels, base)]
+    rows, _ = read_index(entry.path)
+    shapes = {name: list(row.shape) for name, row in rows.items()}
+    return archs[detection.arch_of(shapes, entry.path.name)]
+
+
+def _check(unet: Any, texts: Sequence[Any], arch: Arch) -> None:
+    """Raise ModelUnsupported for networks that the step loop cannot call as the arch says."""
+    channels = unet.out_channels + CHANNELS_BESIDE[arch.beside]
+    if unet.in_channels != channels:
+        raise ModelUnsupported(
+            f"Its UNet has {unet.in_channels} input channels, where {arch.name} has {channels}."
+        )
+    width = sum(text.network.config.hidden_size for text in texts)
+    if unet.cross_attention_dim != width:
+        raise ModelUnsupported(f"Its UNet reads another text encoder than the one of {arch.name}.")
+    added = "text_time" if arch.added in ("sizes", "aesthetic") else None
+    for name, expected in {**_FOREIGN_INPUTS, "addition_embed_type": added}.items():
+        if getattr(unet, name, None) != expected:
+            raise ModelUnsupported(f"Its UNet is not that of {arch.name}: {name} is another.")
+
+
+def _assemble(entry: Entry, arch: Arch, place: Place, parts: dict[str, Any]) -> LoadedModel:
+    factor = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
+    return LoadedModel(
+        entry=entry,
+        arch=arch,
+        place=place,
+        defaults=arch.defaults,
+        images=VaeImageProcessor(vae_scale_factor=factor),
+        masks=VaeImageProcessor(
+            vae_scale_factor=factor,
+            do_normalize=False,
+            do_binarize=True,
+            do_convert_grayscale=True,
+        ),
+        **parts,
+    )

@@ -1,0 +1,190 @@
+"""Tensors in files: what is where, and reading one of them to where it will live.
+
+Theory of operation. Every kind of weights file comes down to rows of `Stored`: number format,
+shape and place of each tensor's bytes. The bytes are read (`pread`) piece by piece into a small
+buffer and converted from there into the tensor that stays, so that the peak is the weights in
+their final format and nothing else. Files are not mapped: one that is shortened while it is
+mapped kills the process with SIGBUS, where a read comes back short and becomes an error.
+
+safetensors: 8 bytes of length (little endian), a JSON header, the tensors' bytes
+(https://github.com/huggingface/safetensors, "Format"). The other kind of file is in `pickles`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from runai.engine import pickles
+from runai.engine.devices import Place
+from runai.errors import ModelBroken
+
+MAX_HEADER_BYTES = 100 * 2**20
+SAFETENSORS = (".safetensors", ".safetensor")
+PIECE_BYTES = 2**20  # stays in the processor's cache between reading and converting
+# https://github.com/huggingface/safetensors/blob/main/safetensors/src/tensor.rs, enum Dtype
+DTYPES: dict[str, torch.dtype] = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor in a file: its first byte is at `offset`. `strides` in elements."""
+
+    path: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+    @property
+    def contiguous(self) -> bool:
+        whole = zip(self.shape, self.strides, contiguous_strides(self.shape), strict=True)
+        return all(is_ == should for size, is_, should in whole if size > 1)
+
+    def rows(self, first: int, count: int) -> Stored:
+        """`count` of its rows, from `first` on."""
+        start = self.offset + first * self.strides[0] * self.dtype.itemsize
+        return Stored(self.path, self.dtype, (count, *self.shape[1:]), self.strides, start)
+
+
+Rows = dict[str, Stored]
+
+
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+class Reader:
+    """Reads tensors of a few files to their place; close it (`with`) when all are read."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._files: dict[Path, int] = {}
+        self._buffer = torch.empty(PIECE_BYTES, dtype=torch.uint8)
+
+    @property
+    def device(self) -> torch.device:
+        return self._place.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._place.dtype
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            os.close(file)
+
+    def read(self, stored: Stored) -> torch.Tensor:
+        """The tensor in the place's dtype on its device. ModelBroken if the file ends early."""
+        if not stored.contiguous:
+            return self._read_strided(stored)
+        tensor = torch.empty(stored.shape, dtype=self._place.dtype, device=self._place.device)
+        self._fill(tensor.reshape(-1), stored)
+        return tensor
+
+    def _read_strided(self, stored: Stored) -> torch.Tensor:
+        spans = zip(stored.shape, stored.strides, strict=True)
+        extent = 1 + sum((size - 1) * stride for size, stride in spans)
+        flat = Stored(stored.path, stored.dtype, (extent,), (1,), stored.offset)
+        return self.read(flat).as_strided(stored.shape, stored.strides).contiguous()
+
+    def _fill(self, flat: torch.Tensor, stored: Stored) -> None:
+        file = self._open(stored.path)
+        if flat.dtype == stored.dtype and flat.device.type == "cpu":
+            _read_into(file, flat.view(torch.uint8), stored)
+            return
+        step = PIECE_BYTES // stored.dtype.itemsize
+        for start in range(0, len(flat), step):
+            target = flat[start : start + step]
+            piece = self._buffer[: len(target) * stored.dtype.itemsize]
+            _read_into(file, piece, stored, start * stored.dtype.itemsize)
+            target.copy_(piece.view(stored.dtype).to(flat.device))
+
+    def _open(self, path: Path) -> int:
+        if path not in self._files:
+            self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._files[path]
+
+
+def _read_into(file: int, target: torch.Tensor, stored: Stored, skip: int = 0) -> None:
+    """Fill a tensor of bytes from the file."""
+    view = target.numpy().data
+    done = 0
+    while done < len(view):
+        got = os.preadv(file, [view[done:]], stored.offset + skip + done)
+        if not got:
+            raise ModelBroken(f"{stored.path.name} is cut short, or was while it was read.")
+        done += got
+
+
+# --- what is in a file -------------------------------------------------------------------
+
+
+def read_index(path: Path) -> tuple[Rows, dict[str, str]]:
+    """The tensors of a file, by name, and its metadata; the ending says of which kind it is.
+
+    Raises ModelBroken for anything unsound, ModelUnsafe for a pickle that could run code.
+    """
+    return _safetensors(path) if path.suffix.lower() in SAFETENSORS else (_pickle(path), {})
+
+
+def _pickle(path: Path) -> Rows:
+    return {
+        name: Stored(path, DTYPES[row.dtype], row.shape, row.strides, row.offset)
+        for name, row in pickles.state_dict(pickles.read(path)).items()
+    }
+
+
+def _safetensors(path: Path) -> tuple[Rows, dict[str, str]]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+            raise ModelBroken(f"{path.name} is not a safetensors file, or is cut short.")
+        raw = file.read(length)
+    try:
+        header: dict[str, Any] = json.loads(raw)
+        metadata: dict[str, str] = header.pop("__metadata__", {})
+        rows = {name: _row(path, row, 8 + length) for name, row in header.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelBroken(f"{path.name} has a damaged safetensors header.") from error
+    end = 8 + length + max((row["data_offsets"][1] for row in header.values()), default=0)
+    if end > size:
+        raise ModelBroken(f"{path.name} is cut short: {size} of {end} bytes are there.")
+    return rows, metadata
+
+
+def _row(path: Path, row: Mapping[str, Any], start: int) -> Stored:
+    dtype, shape = DTYPES[row["dtype"]], tuple(int(side) for side in row["shape"])
+    first, end = row["data_offsets"]
+    if min(first, *shape, 0) < 0 or end - first != math.prod(shape) * dtype.itemsize:
+        raise ValueError("a tensor's size is not that of its shape")
+    return Stored(path, dtype, shape, contiguous_strides(shape), start + first)

@@ -122,6 +122,10 @@ class Settings:
     device: str = _row("auto", DEVICE, "what to draw on: auto, cpu, cuda, cuda:N or mps")
     dtype: str = _row("auto", DTYPE, "number format: auto, fp32, fp16 or bf16")
     max_batch: int = _row(0, whole(0, 64), "pictures drawn in one batch; 0: chosen by the device")
+    max_memory: int = _row(
+        0, whole(0, word="BYTES"), "most memory for models and drawing; 0: all there is"
+    )
+    idle_unload_s: float = _row(0.0, SECONDS, "let go of what was not used so long; 0: never")
     grace_s: float = _row(5.0, SECONDS, "what is being drawn may take so long when told to stop")
     insecure: bool = _row(False, SWITCH, "allow a host that other computers can reach")
     log_level: str = _row("info", LEVEL, "debug, info, warning or error")

@@ -1,7 +1,7 @@
 """What the worker thread needs of whoever does the drawing: the Engine protocol.
 
 `jobs` knows no torch and `engine` knows no job: they meet in these few methods, all of them
-called on the worker thread alone (but for `models` and `loaded_models`, which any thread may call).
+called on the worker thread alone, but for those that say that any thread may call them.
 A *key* is the job's name for a request, unique in this server; the engine gives it back.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from runai.schema.events import JobEvent, ModelInfo
+from runai.schema.events import Holdings, JobEvent, Memory, ModelInfo
 from runai.schema.requests import GenerationRequest
 
 
@@ -53,12 +53,28 @@ class Engine(Protocol):
         """Whether any request is admitted and unfinished."""
         ...
 
+    def rest(self) -> float | None:
+        """Let go of what was idle for too long; called when there is nothing to do.
+
+        In how many seconds to call again if there still is nothing; None: not before the
+        next request.
+        """
+        ...
+
     def models(self) -> list[ModelInfo]:
         """The catalogue. May be called from any thread."""
         ...
 
     def loaded_models(self) -> list[str]:
         """The names of the models in memory. Any thread; must not be slow."""
+        ...
+
+    def holdings(self) -> Holdings:
+        """What is in memory, and how much more could be. Any thread; must not be slow."""
+        ...
+
+    def newest_memory(self) -> Memory | None:
+        """How the newest request was fitted into memory. Any thread."""
         ...
 
     def close(self) -> None:

@@ -181,11 +181,10 @@ class Ledger:
                 self._end(job, _last_event(job, error))
             self.news.notify_all()
 
-    def wait_for_work(self) -> bool:
-        """Block until there is something to do; False when the worker is to end."""
+    def wait_for_work(self, timeout_s: float | None) -> bool:
+        """Block until there is something to do; False when there was nothing in that time."""
         with self.lock:
-            self._work.wait_for(lambda: self.has_work)
-            return not self.quitting
+            return self._work.wait_for(lambda: self.has_work, timeout_s)
 
     def take_dropped(self) -> list[str]:
         """The keys of running jobs that were canceled since the last call."""

@@ -17,7 +17,15 @@ from runai.jobs.engine import Engine
 from runai.jobs.ledger import Ledger, again
 from runai.jobs.outbox import Outbox
 from runai.jobs.worker import Worker
-from runai.schema.events import Capabilities, Event, HelloEvent, Models, ServerState, Status
+from runai.schema.events import (
+    Capabilities,
+    Event,
+    HelloEvent,
+    Holdings,
+    Models,
+    ServerState,
+    Status,
+)
 from runai.schema.limits import Limits
 from runai.schema.requests import TASKS, GenerationRequest
 from runai.schema.samplers import SAMPLERS
@@ -90,6 +98,8 @@ class Service:
             queued=queued,
             running=running,
             loaded_models=engine.loaded_models() if engine is not None else [],
+            memory=engine.newest_memory() if engine is not None else None,
+            holdings=engine.holdings() if engine is not None else Holdings(),
             uptime_s=time.monotonic() - self._started,
         )
 

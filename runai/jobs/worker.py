@@ -1,10 +1,11 @@
 """The one thread that talks to the engine.
 
 Theory of operation. Each turn of the loop: wait until there is something to do (on a
-condition; idling costs nothing); clear out what was canceled; take jobs up while the engine
-has room; do one step; write what came of it into the ledger. After a job that failed to
-start or that had to load its model, a step is done before the next is taken up, so nobody's
-picture waits for more than one of those.
+condition; idling costs nothing: an engine that wants to let go of something later says when
+it is to be called for that); clear out what was canceled; take jobs up while the engine has
+room; do one step; write what came of it into the ledger. After a job that failed to start or
+that had to load its model, a step is done before the next is taken up, so nobody's picture
+waits for more than one of those.
 
 Whose fault is what: an exception in `admit` is the failure of the job that was taken up. One
 in `step` could be anybody's, so every job in the engine fails and is dropped. The loop lives
@@ -64,10 +65,16 @@ class Worker:
         engine = self._make_engine()
         try:
             self._ledger.engine_came(engine)
-            while self._ledger.wait_for_work():
+            while self._wait(engine):
                 self.turn(engine)
         finally:
             engine.close()
+
+    def _wait(self, engine: Engine) -> bool:
+        """Until there is something to do; False when the thread is to end."""
+        while not self._ledger.wait_for_work(0):
+            self._ledger.wait_for_work(engine.rest())
+        return not self._ledger.quitting
 
     def turn(self, engine: Engine) -> None:
         """What is done once there is work: take jobs up, do one step, tell what came of it."""

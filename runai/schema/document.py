@@ -55,6 +55,9 @@ EVENTS = (
     events.Models,
     events.ModelInfo,
     events.Status,
+    events.Memory,
+    events.Holdings,
+    events.Loaded,
 )
 RANGES = {
     "minimum": "≥ {}",

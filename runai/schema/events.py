@@ -196,6 +196,27 @@ class Models(Model):
     unusable: list[Unusable] = Field([], description="what lies there and cannot be used")
 
 
+class Loaded(Model):
+    """Something in memory."""
+
+    name: str
+    kind: Kind
+    bytes: int = Field(description="of its weights, LoRAs in them among these")
+    plan: str | None = Field(None, description="of a model: the plan that is in force for it")
+    in_use: bool = Field(False, description="drawn with now, so it is kept in any case")
+    idle_s: float = Field(0.0, description="since it was last drawn with")
+
+
+class Holdings(Model):
+    """What the server holds in memory, the longest unused first."""
+
+    loaded: list[Loaded] = Field([])
+    loaded_bytes: int = Field(0, description="of all of `loaded`")
+    free_bytes: int = Field(0, description="what the device could still take")
+    max_bytes: int = Field(0, description="the setting `max_memory`; 0: what the machine has")
+    prompt_cache_bytes: int = Field(0, description="of encoded prompts, kept for the next time")
+
+
 class Status(Model):
     """Answer to `status`."""
 
@@ -207,6 +228,7 @@ class Status(Model):
     running: int = Field(description="requests that are being drawn")
     loaded_models: list[str] = Field(description="models in memory")
     memory: Memory | None = Field(None, description="the plan in force for the newest request")
+    holdings: Holdings = Field(default_factory=Holdings, description="what is in memory")
     uptime_s: float
 
 

@@ -9,6 +9,7 @@ for. A test steers it in four ways:
   `loading_gate` does the same for the loading of a model.
 - `faults`: what goes wrong with which request (by its id), and when.
 - `capacity` and `max_loaded`: how many requests, and how many models, fit.
+- `rests`: what `rest` answers, in turn, once models are loaded; with the last one they go.
 - `log`: what the engine was asked to do, in order, to assert on afterwards.
 
 It does not check that the pictures it gets can be read, and knows no LoRA and no samplers.
@@ -29,7 +30,10 @@ from runai.schema.events import (
     Completed,
     ErrorBody,
     Failed,
+    Holdings,
     JobEvent,
+    Loaded,
+    Memory,
     ModelInfo,
     Parameters,
     Picture,
@@ -129,6 +133,7 @@ class ScriptedEngine:
     models_on_disk: Sequence[str] = ("shapes", "other")
     capacity: int = 4
     max_loaded: int = 1
+    rests: list[float | None] = field(default_factory=list)
     faults: Mapping[str, Fault] = field(default_factory=dict)
     draw: Callable[[GenerationRequest, int, int, int], bytes] = plain_picture
     gate: Gate = field(default_factory=Gate)
@@ -176,6 +181,21 @@ class ScriptedEngine:
             for key, drawing in list(self._drawings.items())
             for event in self._advance(key, drawing)
         ]
+
+    def rest(self) -> float | None:
+        if not (self._loaded and self.rests):
+            return None
+        wait = self.rests.pop(0)
+        self._note("rest", "")
+        if not self.rests:
+            self._loaded = []
+        return wait
+
+    def holdings(self) -> Holdings:
+        return Holdings(loaded=[Loaded(name=n, kind="model", bytes=0) for n in self._loaded])
+
+    def newest_memory(self) -> Memory | None:
+        return None
 
     def drop(self, key: str) -> None:
         drawing = self._drawings.pop(key, None)

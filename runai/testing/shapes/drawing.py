@@ -116,8 +116,13 @@ def _place(position: str, radius: float, rng: np.random.Generator) -> Point:
     return places[position]
 
 
-def draw(scene: Scene, width: int = 128, height: int | None = None) -> Image.Image:
-    """The scene as an RGB picture of `width` × `height` pixels (square by default)."""
+def draw(
+    scene: Scene, width: int = 128, height: int | None = None, *, stroke: float | None = None
+) -> Image.Image:
+    """The scene as an RGB picture of `width` × `height` pixels (square by default).
+
+    `stroke`: draw the shape's outline only, so wide.
+    """
     extent = (width, height if height is not None else width)
     return paint(
         scene.shape,
@@ -125,6 +130,7 @@ def draw(scene: Scene, width: int = 128, height: int | None = None) -> Image.Ima
         COLOURS[scene.background],
         (scene.x, scene.y, scene.radius),
         extent,
+        stroke=stroke,
     )
 
 
@@ -134,10 +140,13 @@ def paint(
     background: tuple[int, int, int] | Image.Image,
     place: tuple[float, float, float],
     extent: tuple[int, int],
+    *,
+    stroke: float | None = None,
 ) -> Image.Image:
     """A shape in any colour at `place` (x, y, radius) over a colour or another picture.
 
-    The radius is a fraction of the shorter side. Edges are antialiased.
+    The radius is a fraction of the shorter side, and so is `stroke`, the width of the outline
+    where nothing but that is to be drawn. Edges are antialiased.
     """
     width, height = extent
     x, y, radius = place
@@ -145,7 +154,13 @@ def paint(
     centre = (x * width * _SUPERSAMPLING, y * height * _SUPERSAMPLING)
     mask = Image.new("L", (width * _SUPERSAMPLING, height * _SUPERSAMPLING), 0)
     outline = [(centre[0] + reach * px, centre[1] + reach * py) for px, py in SHAPES[shape]]
-    ImageDraw.Draw(mask).polygon(outline, fill=255)
+    pen = ImageDraw.Draw(mask)
+    if stroke is None:
+        pen.polygon(outline, fill=255)
+    else:
+        thickness = round(stroke * min(extent) * _SUPERSAMPLING)
+        # once round and on to the second point, so that the first corner is joined as well
+        pen.line([*outline, *outline[:2]], fill=255, width=thickness, joint="curve")
     if isinstance(background, Image.Image):
         picture = background.copy()
     else:

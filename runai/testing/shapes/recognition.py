@@ -1,7 +1,8 @@
 """What a picture shows, found by looking at its pixels.
 
 The ground is the colour along the border, the ink what differs from it most; between the two lies
-the shape's mask, which is compared with every ideal outline stretched over the same bounds.
+the shape's mask, which is compared with every ideal outline stretched over the same bounds. A
+shape of which only the outline is drawn is filled first, and how much was missing is told.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _SMALL_BELOW, _LARGE_ABOVE = 0.205, 0.28
 _CENTRED_WITHIN = 0.08  # this far from the middle still counts as the center
 _LEAST_AREA = 0.01  # fewer foreground pixels than this part of the picture: no shape
 _LEAST_CONTRAST = 40.0  # RGB distance under which foreground and ground are one colour
+_OUTLINED_BELOW = 0.9
 _GRID = 64  # masks are compared at this size
 
 Pixels = npt.NDArray[np.float32]
@@ -29,7 +31,8 @@ class Sighting:
     """What `recognise` found; everything but the ground is None where no shape stands out.
 
     `area` is the shape's part of the picture, `likeness` how much of it agrees with the ideal
-    outline (intersection over union, 0 to 1).
+    outline (intersection over union, 0 to 1), `filled` the part of it that has its colour: 1 for
+    a plain shape, less for one of which only the outline is drawn.
     """
 
     background: str
@@ -42,6 +45,12 @@ class Sighting:
     radius: float = 0.0
     area: float = 0.0
     likeness: float = 0.0
+    filled: float = 1.0
+
+    @property
+    def outlined(self) -> bool:
+        """Whether a shape is there and the ground shows through its middle."""
+        return self.shape is not None and self.filled < _OUTLINED_BELOW
 
 
 def recognise(image: Image.Image) -> Sighting:
@@ -56,7 +65,8 @@ def recognise(image: Image.Image) -> Sighting:
     bounds = _bounds(mask)
     if mask.mean() < _LEAST_AREA or bounds is None:
         return Sighting(background)
-    shape, likeness = _best_outline(mask, bounds)
+    solid = _solid(mask)
+    shape, likeness = _best_outline(solid, bounds)
     left, top, right, bottom = bounds
     height, width = mask.shape
     x, y = (left + right) / 2 / width, (top + bottom) / 2 / height
@@ -70,8 +80,9 @@ def recognise(image: Image.Image) -> Sighting:
         x=x,
         y=y,
         radius=radius,
-        area=float(mask.mean()),
+        area=float(solid.mean()),
         likeness=likeness,
+        filled=float(mask.sum() / solid.sum()),
     )
 
 
@@ -112,6 +123,15 @@ def _towards(pixels: Pixels, ground: Pixels, ink: Pixels) -> npt.NDArray[np.bool
     line = ink - ground
     nearer: npt.NDArray[np.bool_] = (pixels - ground) @ line > 0.5 * float(line @ line)
     return nearer
+
+
+def _solid(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The mask and what it surrounds: whatever has some of it to all four sides."""
+    surrounded = np.ones_like(mask)
+    for axis in (0, 1):
+        surrounded &= np.maximum.accumulate(mask, axis)
+        surrounded &= np.flip(np.maximum.accumulate(np.flip(mask, axis), axis), axis)
+    return surrounded
 
 
 def _bounds(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int] | None:

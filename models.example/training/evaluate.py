@@ -32,12 +32,15 @@ from diffusers import (  # noqa: E402
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
 )
+from embedding import MEANING, WORD  # noqa: E402
 from PIL import Image  # noqa: E402
 from sheet import contact_sheet  # noqa: E402
 
 from runai.testing import shapes  # noqa: E402
 
 FOLDERS = {"v1/shapes": HERE.parent / "v1/shapes", "v2/shapes-v": HERE.parent / "v2/shapes-v"}
+LORA = HERE.parent / "lora/outline.safetensors"
+EMBEDDING = HERE.parent / f"embeddings/{WORD}.safetensors"
 BATCH = 16
 Triple = tuple[str, str, str]
 SHEET_PROMPTS = [
@@ -177,6 +180,32 @@ def autoencoder(folder: Path, count: int = 64) -> dict[str, float]:
     return {"autoencoder: mean PSNR": float(each.mean()), "autoencoder: least": float(each.min())}
 
 
+def lora(folder: Path, settings: Settings) -> dict[str, float]:
+    """How many of the held-out prompts come out as outlines, at each weight of the LoRA."""
+    pipe, prompts, result = load(folder), [prompt_of(t) for t in HELD_OUT], {}
+    pipe.load_lora_weights(LORA.parent, weight_name=LORA.name, adapter_name="outline")
+    for weight in (0.0, 0.25, 0.5, 0.75, 1.0):
+        pipe.set_adapters("outline", weight)
+        images = ask(pipe, prompts, settings)
+        outlines = [shapes.recognise(image).outlined for image in images]
+        result[f"outline LoRA, weight {weight}: outlines"] = sum(outlines) / len(outlines)
+        for name in ("shape", "colour", "background"):
+            figure = shares(images, HELD_OUT)[name]
+            result[f"outline LoRA, weight {weight}: {name}"] = figure
+    return result
+
+
+def embedding(folder: Path, settings: Settings) -> dict[str, float]:
+    """How often the new word comes out as what it means, alone and with other words."""
+    pipe, result = load(folder), {}
+    pipe.load_textual_inversion(EMBEDDING.parent, weight_name=EMBEDDING.name, token=WORD)
+    for prompt in (WORD, f"a small {WORD} at the top", f"a {WORD} on a red background"):
+        prompts = [pipe.maybe_convert_prompt(prompt, pipe.tokenizer)] * 32
+        figures = shares(ask(pipe, prompts, settings), [MEANING] * 32)
+        result |= {f"{prompt}: {name}": value for name, value in figures.items()}
+    return result
+
+
 def measure(folder: Path, settings: Settings, everything: bool) -> dict[str, float]:
     """All figures of one folder, by name."""
     figures = {f"held out: {k}": v for k, v in held_out(folder, settings).items()}
@@ -187,6 +216,8 @@ def measure(folder: Path, settings: Settings, everything: bool) -> dict[str, flo
         figures[f"held out, guidance {guidance}: both"] = held_out(folder, other)["both"]
     for more in (negative_prompt, img2img, inpaint):
         figures |= more(folder, settings)
+    if folder == FOLDERS["v1/shapes"]:
+        figures |= lora(folder, settings) | embedding(folder, settings)
     return figures | autoencoder(folder)
 
 

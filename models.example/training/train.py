@@ -19,13 +19,15 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 
 import denoiser  # noqa: E402
+import embedding  # noqa: E402
+import lora  # noqa: E402
 import text  # noqa: E402
 import vae  # noqa: E402
 from data import scenes  # noqa: E402
 from export import export  # noqa: E402
 from sheet import collect, curve  # noqa: E402
 
-STAGES = ("vae", "text", "latents", "epsilon", "v", "export", "curve")
+STAGES = ("vae", "text", "latents", "epsilon", "v", "export", "lora", "embedding", "curve")
 SEED = 0
 
 
@@ -33,7 +35,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stages", nargs="*", metavar="stage", help=f"of {', '.join(STAGES)}")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="checkpoints and logs")
-    parser.add_argument("--out", type=Path, default=HERE.parent, help="where v1/ and v2/ go")
+    parser.add_argument("--out", type=Path, default=HERE.parent, help="where v1/, v2/, lora/ … go")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     unknown = set(arguments.stages) - set(STAGES)
@@ -53,6 +55,11 @@ def _run(stage: str, work: Path, out: Path) -> None:
         denoiser.Trainer(work, denoiser.EPSILON).train()
     elif stage == "v":
         denoiser.Trainer(work, denoiser.V).train()
+    elif stage == "lora":
+        lora.train(work, out / "v1" / "shapes", out / "lora" / f"{lora.NAME}.safetensors")
+    elif stage == "embedding":
+        target = out / "embeddings" / f"{embedding.WORD}.safetensors"
+        embedding.train(work, out / "v1" / "shapes", target)
     elif stage == "curve":
         curve(collect(work, HERE / "curve.csv")).save(HERE / "curve.png", optimize=True)
     else:

@@ -56,11 +56,16 @@ def reconfigured(unet: Any, config: Mapping[str, Any]) -> Any:
     return other.eval().requires_grad_(False)
 
 
+def called_in_errors(network: Any) -> str:
+    kind = type(network).__name__
+    return CALLED.get(kind, kind)
+
+
 def fill(network: Any, rows: Rows, layouts: Sequence[Layout], reader: Reader) -> Any:
     """Read all weights of an empty network. ModelBroken if any is missing or misshapen."""
     wanted = network.state_dict()
-    called = CALLED.get(type(network).__name__, type(network).__name__)
-    found = _locate(wanted, rows, layouts, called)
+    called = called_in_errors(network)
+    found = locate(wanted, rows, layouts, called)
     in_file_order = sorted(found, key=lambda name: (found[name][0].path, found[name][0].offset))
     weights = {
         name: _read(*found[name], wanted[name], reader, f"{called}'s {name}")
@@ -71,7 +76,7 @@ def fill(network: Any, rows: Rows, layouts: Sequence[Layout], reader: Reader) ->
     return network.eval().requires_grad_(False)
 
 
-def _locate(
+def locate(
     wanted: Mapping[str, torch.Tensor], rows: Rows, layouts: Sequence[Layout], called: str
 ) -> Found:
     """Where each wanted tensor lies, in the layout that finds the most of them."""
@@ -89,11 +94,11 @@ def _locate(
     if missing:
         raise ModelBroken(f"{len(missing)} tensors of its {called} are missing ({missing[0]}).")
     for name, (stored, source) in best.items():
-        _part_of(stored, source, wanted[name], f"{called}'s {name}")
+        part_of(stored, source, wanted[name], f"{called}'s {name}")
     return best
 
 
-def _part_of(stored: Stored, source: Source, wanted: torch.Tensor, name: str) -> Stored:
+def part_of(stored: Stored, source: Source, wanted: torch.Tensor, name: str) -> Stored:
     """The rows of a stored tensor that are meant. ModelBroken unless their shape is right.
 
     Where one was a 1 × 1 convolution and the other is a matrix, they only differ in ones.
@@ -116,7 +121,7 @@ def _without_ones(shape: Sequence[int]) -> list[int]:
 def _read(
     stored: Stored, source: Source, wanted: torch.Tensor, reader: Reader, name: str
 ) -> torch.Tensor:
-    tensor = reader.read(_part_of(stored, source, wanted, name))
+    tensor = reader.read(part_of(stored, source, wanted, name))
     return (tensor.T.contiguous() if source.transposed else tensor).reshape(wanted.shape)
 
 

@@ -41,7 +41,7 @@ def read(
         "scheduler": arch.scheduler,
     }
     velocity = archs.get(f"{arch.name}-v")
-    if velocity and _prediction(parts["unet"], metadata, reader) == "v_prediction":
+    if velocity and prediction(parts["unet"], metadata, reader) == "v_prediction":
         parts["unet"] = networks.reconfigured(parts["unet"], velocity.unet)
         parts["scheduler"] = velocity.scheduler
     if arch.beside == "depth":
@@ -111,7 +111,7 @@ def _vae_sizes(rows: Rows, prefix: str) -> dict[str, Any]:
 # --- what an SD 2 UNet predicts ----------------------------------------------------------
 
 
-def _prediction(unet: Any, metadata: dict[str, str], reader: Reader) -> str:
+def prediction(unet: Any, metadata: dict[str, str], reader: Reader) -> str:
     return detection.prediction_in(metadata) or _asked(unet, reader)
 
 

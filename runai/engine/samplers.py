@@ -55,12 +55,12 @@ _SCHEDULES: dict[str, Config] = {
 _NEEDS: dict[str, tuple[str, ...]] = {"beta": ("scipy",)}
 
 
-def _solver(scheduler: str, algorithm: str, order: int, kind: str) -> Choice:
-    arguments = {"algorithm_type": algorithm, "solver_order": order, "solver_type": kind}
-    return Choice(scheduler, {**arguments, "lower_order_final": True})
+def _solver(scheduler: str, order: int, kind: str, **algorithm: str) -> Choice:
+    arguments = {"solver_order": order, "solver_type": kind, "lower_order_final": True}
+    return Choice(scheduler, {**arguments, **algorithm})
 
 
-_MULTISTEP = "DPMSolverMultistepScheduler"
+_MULTISTEP, _SINGLESTEP = "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"
 _METHODS: dict[str, Choice] = {
     "euler": Choice("EulerDiscreteScheduler"),
     "euler_a": Choice("EulerAncestralDiscreteScheduler"),
@@ -68,17 +68,17 @@ _METHODS: dict[str, Choice] = {
     "heun": Choice("HeunDiscreteScheduler"),
     "dpm2": Choice("KDPM2DiscreteScheduler"),
     "dpm2_a": Choice("KDPM2AncestralDiscreteScheduler"),
-    "dpmpp_2m": _solver(_MULTISTEP, "dpmsolver++", 2, "midpoint"),
-    "dpmpp_2m_sde": _solver(_MULTISTEP, "sde-dpmsolver++", 2, "midpoint"),
-    "dpmpp_3m_sde": _solver(_MULTISTEP, "sde-dpmsolver++", 3, "midpoint"),
-    "dpmpp_2s": _solver("DPMSolverSinglestepScheduler", "dpmsolver++", 2, "midpoint"),
+    "dpmpp_2m": _solver(_MULTISTEP, 2, "midpoint", algorithm_type="dpmsolver++"),
+    "dpmpp_2m_sde": _solver(_MULTISTEP, 2, "midpoint", algorithm_type="sde-dpmsolver++"),
+    "dpmpp_3m_sde": _solver(_MULTISTEP, 3, "midpoint", algorithm_type="sde-dpmsolver++"),
+    "dpmpp_2s": _solver(_SINGLESTEP, 2, "midpoint", algorithm_type="dpmsolver++"),
     "dpmpp_2s_a": Choice("DPMPP2SAncestralScheduler", module="runai.engine.dpmpp_2s_ancestral"),
     "dpmpp_sde": Choice("DPMSolverSDEScheduler", needs=("torchsde",), draws_apart=True),
     "ddim": Choice("DDIMScheduler"),
     "ddpm": Choice("DDPMScheduler"),
     "pndm": Choice("PNDMScheduler"),
-    "unipc": Choice("UniPCMultistepScheduler", {"solver_order": 2, "solver_type": "bh2"}),
-    "deis": _solver("DEISMultistepScheduler", "deis", 2, "logrho"),
+    "unipc": _solver("UniPCMultistepScheduler", 2, "bh2"),
+    "deis": _solver("DEISMultistepScheduler", 2, "logrho", algorithm_type="deis"),
     "lcm": Choice("LCMScheduler"),
     "tcd": Choice("TCDScheduler"),
 }

@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def ancestral_2s(steps: int) -> torch.Tensor:
     levels = torch.unique_consecutive(scheduler.sigmas).tolist()
     generator = torch.Generator().manual_seed(7)
     torch.randn(1, 4, 8, 8, generator=generator)  # the first latents
-    for level, after in zip(levels, levels[1:], strict=False):
+    for level, after in pairwise(levels):
         if after == 0:
             return denoised(latents, level)
         fresh = after * (1 - (after / level) ** 2) ** 0.5

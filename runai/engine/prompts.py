@@ -1,12 +1,36 @@
-"""Prompts to conditioning: what the UNet's cross-attention reads."""
+"""Prompts to conditioning: what the UNet's cross-attention reads at each step.
+
+Both prompts are parsed (`prompting`), cut into chunks of tokens (`chunks`), encoded chunk by
+chunk and weighted (`encoding`), with what encoders said before kept (`text_cache`).
+
+Rules. One chunk of plain text is bit-identical to diffusers' `encode_prompt`. All texts of a
+request have one length: shorter ones are filled up with encoded empty chunks. Steps count from
+0 among those that are drawn, so with a strength below 1, `[a:b:0.5]` changes half way through
+what is drawn. `clip_skip` leaves the negative prompt alone, as in diffusers; in the web UI's
+dialect it is for both, as there. SDXL's negative prompt, where there is none, is zeros, as in
+diffusers and the web UI; its refiner's is the encoded empty text, as in diffusers.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
-from runai.engine.model import LoadedModel, TextEncoder
+from runai.engine import prompting
+from runai.engine.archs import Defaults
+from runai.engine.encoding import Allowance, Encoded, Reader, encoded
+from runai.engine.model import LoadedModel
+from runai.engine.prompting import Composition, Script
+from runai.engine.prompting.words import Word, Words
+from runai.engine.text_cache import TextCache
+from runai.errors import InvalidField
+from runai.schema.requests import GenerationRequest, PromptDialect, TextToImage, Upscale
+
+# of one request: the longest two prompts for two encoders are 536, and steps may change them
+MAX_CHUNKS = 640
 
 
 @dataclass(frozen=True)
@@ -27,11 +51,15 @@ class Phase:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """The text of each step: all of one token length. `negative` is None without guidance."""
+    """The text of each step: all of one token length. `negative` is None without guidance.
+
+    `dialect`: how the prompts were read.
+    """
 
     positive: tuple[Phase, ...]
     negative: tuple[Phase, ...] | None
     notes: tuple[str, ...] = ()
+    dialect: PromptDialect = "plain"
 
     @property
     def guided(self) -> bool:
@@ -51,29 +79,188 @@ def _in_force(phases: tuple[Phase, ...], step: int) -> Text:
     return next(phase.text for phase in reversed(phases) if phase.first <= step)
 
 
-def encode(model: LoadedModel, prompt: str, negative: str, guidance_scale: float) -> Conditioning:
-    """The prompts' embeddings, cut to the text encoder's length as diffusers does.
+class Inversions(Protocol):
+    """The textual inversions there are. See `embeddings.Embeddings`."""
 
-    Guidance of 1 or less needs no negative half (Ho & Salimans 2022, eq. 6 with w = 0).
+    def names(self) -> set[str]:
+        """In small letters."""
+
+    def vectors(self, model: LoadedModel, word: str) -> list[torch.Tensor] | None:
+        """For each of the model's text encoders, words × width; None: not for this model."""
+
+
+class Prompts:
+    """Encodes prompts and keeps what the encoders said, at most `max_bytes` of it.
+
+    For one thread. `hits`, `misses`: chunks of text that were known, and that were encoded.
     """
-    notes = []
-    positive, cut = _embed(model, prompt)
-    if cut:
-        notes.append(f"The prompt was cut: {cut} tokens are past the model's limit.")
-    if guidance_scale <= 1:
-        return Conditioning((Phase(0, positive),), None, tuple(notes))
-    unwanted, cut = _embed(model, negative)
-    if cut:
-        notes.append(f"The negative prompt was cut: {cut} tokens are past the model's limit.")
-    return Conditioning((Phase(0, positive),), (Phase(0, unwanted),), tuple(notes))
+
+    def __init__(self, max_bytes: int) -> None:
+        self.cache = TextCache(max_bytes)
+
+    @property
+    def hits(self) -> int:
+        return self.cache.hits
+
+    @property
+    def misses(self) -> int:
+        return self.cache.misses
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        model: LoadedModel,
+        request: GenerationRequest,
+        choices: Defaults,
+        *,
+        loras: Hashable = (),
+        embeddings: Inversions | None = None,
+    ) -> Conditioning:
+        """What the model reads of a request's prompts.
+
+        `loras`: the set that is active in the encoders now. Guidance of 1 or less has no
+        negative half (Ho & Salimans 2022, eq. 6 with w = 0). Raises InvalidField for a prompt
+        that cannot be done, and for a `clip_skip` that leaves no layer.
+        """
+        return _Job(self.cache, model, request, choices, loras, embeddings).conditioning()
 
 
-def _embed(model: LoadedModel, text: str) -> tuple[Text, int]:
-    encoder: TextEncoder = model.texts[0]
-    ids = encoder.tokenizer(
-        text, padding="max_length", max_length=encoder.length, truncation=True, return_tensors="pt"
-    ).input_ids
-    # the length without the cut; `verbose` off: the tokenizer would warn about just that
-    whole = len(encoder.tokenizer(text, verbose=False).input_ids)
-    embedding = encoder.network(ids.to(model.device))[0]
-    return Text(embedding.to(model.dtype)), max(whole - encoder.length, 0)
+@dataclass(frozen=True)
+class _Half:
+    """The positive or the negative prompt: its script, and what the encoders make of it."""
+
+    script: Script
+    encoded: dict[Composition, list[Encoded]]
+    readers: list[Reader]
+
+    @property
+    def chunks(self) -> int:
+        return max(len(e.states) for of_one in self.encoded.values() for e in of_one)
+
+    def phases(self, chunks: int, dtype: torch.dtype) -> tuple[Phase, ...]:
+        """Its texts, filled up to so many chunks."""
+        texts = {c: self._text(of_one, chunks, dtype) for c, of_one in self.encoded.items()}
+        return tuple(Phase(first, texts[composition]) for first, composition in self.script)
+
+    def _text(self, encoded: list[Encoded], chunks: int, dtype: torch.dtype) -> Text:
+        whole = [
+            torch.cat([*e.states, *[r.empty().states] * (chunks - len(e.states))], dim=1)
+            for e, r in zip(encoded, self.readers, strict=True)
+        ]
+        pooled = next((e.pooled.to(dtype) for e in encoded if e.pooled is not None), None)
+        return Text(torch.cat(whole, dim=-1).to(dtype), pooled)
+
+
+class _Job:
+    """One request's prompts on their way."""
+
+    def __init__(
+        self,
+        cache: TextCache,
+        model: LoadedModel,
+        request: GenerationRequest,
+        choices: Defaults,
+        loras: Hashable,
+        embeddings: Inversions | None,
+    ) -> None:
+        self.cache, self.model, self.loras = cache, model, loras
+        # a UNet that reads the guidance scale for itself needs no negative text either
+        self.guided = choices.guidance_scale > 1 and model.guidance_width is None
+        self.steps = _steps_drawn(model, request, choices)
+        self.skip = _checked_skip(model, request.clip_skip)
+        self.notes: list[str] = []
+        said = request.prompt_dialect
+        self.prompt, _ = prompting.loras_in(request.prompt, said)
+        self.negative, unused = prompting.loras_in(request.negative_prompt, said, "negative_prompt")
+        if unused and self.guided:
+            self.notes.append("LoRAs in the negative prompt do nothing; name them in the prompt.")
+        self.dialect = said or prompting.recognise(self.prompt, self.negative)
+        self.words = Words(embeddings.names() if embeddings else ())
+        self.vectors = self._vectors(embeddings) if embeddings else {}
+        self.allowance = Allowance(MAX_CHUNKS)
+
+    def _vectors(self, embeddings: Inversions) -> dict[str, list[torch.Tensor]]:
+        """Of the known words in both prompts; a note for those that do not fit the model."""
+        texts = (self.prompt, self.negative) if self.guided else (self.prompt,)
+        pieces = [piece for text in texts for piece in self.words.split(text)]
+        found = {}
+        for name in sorted({piece.name for piece in pieces if isinstance(piece, Word)}):
+            vectors = embeddings.vectors(self.model, name)
+            if vectors is not None:
+                found[name] = vectors
+            else:
+                self.notes.append(f"The embedding {name} is not for this model: read as text.")
+        return found
+
+    def conditioning(self) -> Conditioning:
+        dtype = self.model.dtype
+        positive = self._half(self.prompt, "prompt", self.skip)
+        negative = None
+        if self.guided and not self._negative_is_zeros():
+            # diffusers' pipelines skip layers for the positive prompt only
+            skip = self.skip if self.dialect == "webui" else 0
+            negative = self._half(self.negative, "negative_prompt", skip)
+        halves = [half for half in (positive, negative) if half]
+        chunks = max(half.chunks for half in halves)
+        Allowance(MAX_CHUNKS).spend(chunks * sum(len(half.encoded) for half in halves))
+        phases = positive.phases(chunks, dtype)
+        unwanted = negative.phases(chunks, dtype) if negative else None
+        if self.guided and not negative:
+            unwanted = (Phase(0, _zeros(phases[0].text)),)
+        return Conditioning(phases, unwanted, tuple(self.notes), self.dialect)
+
+    def _negative_is_zeros(self) -> bool:
+        """As published SDXL models ask for (`force_zeros_for_empty_prompt`); refiners do not."""
+        return self.model.arch.added == "sizes" and not self.negative.strip()
+
+    def _half(self, text: str, field: str, skip: int) -> _Half:
+        script = prompting.parse(text, self.dialect, self.steps, field)
+        readers = [self._reader(index, skip) for index in range(len(self.model.texts))]
+        compositions = dict.fromkeys(composition for _, composition in script)
+        made = {c: [encoded(reader, c, self.dialect) for reader in readers] for c in compositions}
+        return _Half(script, made, readers)
+
+    def _reader(self, index: int, skip: int) -> Reader:
+        return Reader(
+            encoder=self.model.texts[index],
+            device=self.model.device,
+            cache=self.cache,
+            allowance=self.allowance,
+            words=self.words,
+            vectors={word: vectors[index] for word, vectors in self.vectors.items()},
+            skip=skip,
+            loras=self.loras,
+        )
+
+
+def _zeros(like: Text) -> Text:
+    pooled = None if like.pooled is None else torch.zeros_like(like.pooled)
+    return Text(torch.zeros_like(like.embedding), pooled)
+
+
+def _steps_drawn(model: LoadedModel, request: GenerationRequest, choices: Defaults) -> int:
+    """What a strength leaves of the steps; a model that edits pictures draws them all."""
+    steps = choices.num_inference_steps
+    if isinstance(request, TextToImage | Upscale) or model.arch.beside == "picture":
+        return steps
+    return max(1, int(steps * request.strength))
+
+
+def _checked_skip(model: LoadedModel, skip: int) -> int:
+    """InvalidField where it would leave out every layer of an encoder."""
+    for text in model.texts:
+        most = text.network.config.num_hidden_layers + text.layer
+        if skip > most:
+            raise InvalidField(
+                f"{model.name}'s text encoder has {most} layers that can be left out.",
+                hint=f"Use a clip_skip of at most {most}.",
+                field="clip_skip",
+            )
+    return skip
+
+
+# until the engine owns a `Prompts`
+def encode(model: LoadedModel, prompt: str, negative: str, guidance_scale: float) -> Conditioning:
+    request = TextToImage(id="-", prompt=prompt, negative_prompt=negative)
+    choices = Defaults(guidance_scale=guidance_scale)
+    return Prompts(0).encode(model, request, choices)

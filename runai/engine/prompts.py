@@ -13,7 +13,7 @@ diffusers and the web UI; its refiner's is the encoded empty text, as in diffuse
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,11 +82,14 @@ def _in_force(phases: tuple[Phase, ...], step: int) -> Text:
 class Inversions(Protocol):
     """The textual inversions there are. See `embeddings.Embeddings`."""
 
-    def names(self) -> set[str]:
+    def names(self) -> frozenset[str]:
         """In small letters."""
 
-    def vectors(self, model: LoadedModel, word: str) -> list[torch.Tensor] | None:
-        """For each of the model's text encoders, words × width; None: not for this model."""
+    def vectors(self, model: LoadedModel, word: str) -> Sequence[torch.Tensor] | None:
+        """For each of the model's text encoders, vectors × width; None: not for this model."""
+
+    def note(self, model: LoadedModel, word: str) -> str | None:
+        """Why a word means nothing to this model; None if it does."""
 
 
 class Prompts:
@@ -179,17 +182,18 @@ class _Job:
         self.vectors = self._vectors(embeddings) if embeddings else {}
         self.allowance = Allowance(MAX_CHUNKS)
 
-    def _vectors(self, embeddings: Inversions) -> dict[str, list[torch.Tensor]]:
+    def _vectors(self, embeddings: Inversions) -> dict[str, Sequence[torch.Tensor]]:
         """Of the known words in both prompts; a note for those that do not fit the model."""
         texts = (self.prompt, self.negative) if self.guided else (self.prompt,)
         pieces = [piece for text in texts for piece in self.words.split(text)]
         found = {}
         for name in sorted({piece.name for piece in pieces if isinstance(piece, Word)}):
             vectors = embeddings.vectors(self.model, name)
+            note = embeddings.note(self.model, name)
             if vectors is not None:
                 found[name] = vectors
-            else:
-                self.notes.append(f"The embedding {name} is not for this model: read as text.")
+            elif note is not None:
+                self.notes.append(note)
         return found
 
     def conditioning(self) -> Conditioning:

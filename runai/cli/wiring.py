@@ -81,6 +81,8 @@ def torch_engine(settings: Settings) -> Engine:
         max_batch=settings.max_batch or None,
         limits=limits(settings),
         example_path=example_path(),
+        max_memory=settings.max_memory,
+        idle_unload_s=settings.idle_unload_s,
     )
 
 

@@ -27,6 +27,11 @@ class Place:
     device: torch.device
     dtype: torch.dtype
 
+    @property
+    def has_own_memory(self) -> bool:
+        """Whether its memory is another than the main memory."""
+        return self.device.type == "cuda"
+
     def free_bytes(self) -> int:
         """Memory that a new model could take, in bytes."""
         if self.device.type == "cuda":

@@ -9,6 +9,7 @@ from runai.engine import images
 from runai.engine.archs import Defaults
 from runai.engine.canvas import Canvas
 from runai.engine.model import LoadedModel
+from runai.engine.plan import Plan
 from runai.engine.starts import Sample
 from runai.schema.events import Completed, Parameters, Picture, Progress
 from runai.schema.requests import GenerationRequest
@@ -27,9 +28,11 @@ class Drawing:
     canvas: Canvas
     seed: int
     samples: list[Sample]
+    plan: Plan
     notes: tuple[str, ...] = ()
     pictures: dict[int, Picture] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
+    stepped_down: bool = False  # after memory ran out; that is done once
 
     @property
     def unfinished(self) -> list[Sample]:
@@ -64,6 +67,7 @@ class Drawing:
             id=self.request.id,
             images=[self.pictures[i] for i in range(len(self.samples))],
             parameters=self.parameters(),
+            memory=self.plan.as_event(),
             notes=list(self.notes),
         )
 

@@ -1,7 +1,15 @@
-"""Finished latents to pictures, and unfinished ones to previews."""
+"""Finished latents to pictures, and unfinished ones to previews.
+
+The VAE is shared by all who draw with a model: what one call needs otherwise (tiles, another
+number format) is set for that call and set back after it. Weights come back bit for bit: every
+fp16 or bf16 number is an fp32 number too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -9,6 +17,7 @@ from PIL import Image
 
 from runai.engine.images import Picture, write_small_png
 from runai.engine.model import LoadedModel
+from runai.engine.plan import TILE
 from runai.errors import NotFinite
 
 _PATCH = 32  # pixels: wide enough that the middle of a patch sees only its own colour
@@ -16,14 +25,65 @@ _LEVELS = (0, 127, 255)
 
 
 @torch.inference_mode()
-def decode(model: LoadedModel, latents: torch.Tensor) -> Picture:
-    """The RGB picture of latents 1 × 4 × h × w. Raises NotFinite."""
-    scaled = (latents / model.vae.config.scaling_factor).to(model.dtype)
-    pixels = model.vae.decode(scaled, return_dict=False)[0].float()
+def decode(model: LoadedModel, latents: torch.Tensor, *, tiled: bool = False) -> Picture:
+    """The RGB picture of latents 1 × 4 × h × w. Raises NotFinite.
+
+    A VAE in half precision can leave the range of its numbers. What comes out then is not
+    finite, or is clipped to black: that is decoded again in fp32, whose answer counts.
+    """
+    with vae_ready(model, tiled=tiled):
+        pixels = _decoded(model, latents)
+    if model.vae.dtype != torch.float32 and _is_spoiled(pixels):
+        with vae_ready(model, tiled=tiled, precise=True):
+            pixels = _decoded(model, latents)
     if not bool(torch.isfinite(pixels).all()):
         raise NotFinite(f"{model.name} produced numbers that are no picture, in {model.dtype}.")
     picture: Picture = model.images.postprocess(pixels, output_type="pil")[0]
     return picture
+
+
+@contextmanager
+def vae_ready(model: LoadedModel, *, tiled: bool, precise: bool = False) -> Iterator[None]:
+    """The model's VAE as it has to be for encoding and decoding: in tiles, in fp32.
+
+    fp32 where that is asked for, and in fp16 where the model's configuration says that it
+    needs more (`force_upcast` of SDXL's, as diffusers reads it).
+    """
+    vae, dtype = model.vae, model.vae.dtype
+    before = vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size
+    try:
+        if tiled:
+            vae.use_tiling = True
+            vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // model.scale
+        if precise or _needs_fp32(model):
+            _cast(vae, torch.float32)
+        yield
+    finally:
+        vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size = before
+        _cast(vae, dtype)
+
+
+@torch.inference_mode(False)  # or the weights would become tensors that nobody may change
+def _cast(vae: Any, dtype: torch.dtype) -> None:
+    if vae.dtype != dtype:
+        for part in vae.children():  # diffusers warns when it is asked to cast the whole
+            part.to(dtype)
+
+
+def _needs_fp32(model: LoadedModel) -> bool:
+    forced = model.arch.version == "xl" and model.vae.config.force_upcast
+    return bool(forced and model.vae.dtype == torch.float16)
+
+
+def _decoded(model: LoadedModel, latents: torch.Tensor) -> torch.Tensor:
+    """Pixels from -1 to 1, roughly; fp32."""
+    scaled: Any = model.unscaled(latents).to(model.vae.dtype)
+    pixels: torch.Tensor = model.vae.decode(scaled, return_dict=False)[0].float()
+    return pixels
+
+
+def _is_spoiled(pixels: torch.Tensor) -> bool:
+    return not bool(torch.isfinite(pixels).all()) or bool((pixels <= -1).all())
 
 
 class Previewer:
@@ -55,9 +115,10 @@ def _fit(model: LoadedModel) -> torch.Tensor:
     chart = Image.new("RGB", (_PATCH * len(colours), _PATCH))
     for i, colour in enumerate(colours):
         chart.paste(colour, (i * _PATCH, 0, (i + 1) * _PATCH, _PATCH))
-    pixels = model.images.preprocess(chart).to(model.device, model.dtype)
-    latents = model.vae.encode(pixels).latent_dist.mode() * model.vae.config.scaling_factor
-    rows = _with_one(latents.float().cpu())
+    pixels = model.images.preprocess(chart)
+    with vae_ready(model, tiled=False):
+        encoded = model.vae.encode(pixels.to(model.device, model.vae.dtype)).latent_dist.mode()
+    rows = _with_one(model.scaled(encoded).float().cpu())
     step = _PATCH // model.scale
     middles = rows[rows.shape[0] // 2, step // 2 :: step]
     wanted = torch.tensor(colours, dtype=torch.float32) / 255

@@ -28,10 +28,12 @@ from runai.schema.requests import GenerationRequest, TextToImage, Upscale
 
 STORED = 2  # bytes of a number in a file that does not tell
 ENLARGED = 4  # how many times an upscaled picture's sides are the given one's
+# an editing UNet reads 8 channels and is guided by the text and by the picture: 3 rows
+_ROWS = {8: 3}
 _SIDES = {"v1": 512, "v2": 768, "xl": 1024}
 _UNET, _VAE, _TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 _TEXT_XL = ("conditioner.embedders.0.", "conditioner.embedders.1.")
-_UNET_WIDTH = _UNET + "input_blocks.0.0.weight"
+_UNET_FIRST = _UNET + "input_blocks.0.0.weight"
 _VAE_WIDTH = _VAE + "decoder.up.0.block.0.norm1.weight"
 _TEXT_FOLDERS = ("text_encoder", "text_encoder_2")
 
@@ -40,7 +42,8 @@ _TEXT_FOLDERS = ("text_encoder", "text_encoder_2")
 class Footprint:
     """A model's weights in numbers (not bytes), and what `plan.Work` wants to know of it.
 
-    `native`: the side in pixels of a picture whose size nobody asked for.
+    `native`: the side in pixels of a picture whose size nobody asked for. `rows`: of a UNet
+    call, for one guided picture.
     """
 
     texts: tuple[int, ...]
@@ -50,15 +53,19 @@ class Footprint:
     unet_width: int = 320
     vae_width: int = 256
     scale: int = 8
+    rows: int = 2
 
     def weights(self, element: int) -> Weights:
         """In bytes, at `element` bytes a number."""
         texts = tuple(count * element for count in self.texts)
         return Weights(texts, self.unet * element, self.vae * element)
 
-    def work(self, request: GenerationRequest, rows: int, element: int) -> Work:
+    def work(self, request: GenerationRequest, element: int) -> Work:
+        """One picture of the request, at `element` bytes a number."""
         width, height = extent_of(request, self.native).size
-        return Work(width, height, rows, element, self.unet_width, self.vae_width, scale=self.scale)
+        unguided = request.guidance_scale is not None and request.guidance_scale <= 1
+        rows = 1 if unguided else self.rows
+        return Work(width, height, rows, element, self.unet_width, self.vae_width, self.scale)
 
 
 def of(entry: Entry) -> Footprint:
@@ -98,8 +105,9 @@ def _of_header(entry: Entry, shapes: Mapping[str, Sequence[int]]) -> Footprint:
         unet=counts[_UNET],
         vae=counts[_VAE],
         native=_SIDES[entry.version],
-        unet_width=shapes[_UNET_WIDTH][0],
+        unet_width=shapes[_UNET_FIRST][0],
         vae_width=shapes[_VAE_WIDTH][0] if _VAE_WIDTH in shapes else 256,
+        rows=_ROWS.get(shapes[_UNET_FIRST][1], 2),
     )
 
 
@@ -116,6 +124,7 @@ def _of_folder(entry: Entry) -> Footprint:
         unet_width=unet["block_out_channels"][0],
         vae_width=blocks[min(1, len(blocks) - 1)],
         scale=scale,
+        rows=_ROWS.get(unet["in_channels"], 2),
     )
 
 

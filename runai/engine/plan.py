@@ -22,6 +22,7 @@ Knows no torch, no files and no models: numbers in, a plan out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from runai.errors import OutOfMemory
@@ -147,13 +148,16 @@ def choose(weights: Weights, work: Work, room: Room, wanted: MemoryPlan | None =
     return plan
 
 
-def lower(plan: Plan) -> Plan | None:
-    """The next plan after one that ran out of memory; None if there is none."""
-    later = plan.room.plans[plan.room.plans.index(plan.name) + 1 :]
-    if not later:
-        return None
+def lower(plan: Plan) -> Plan:
+    """The next plan after one that ran out of memory; after the last one that one again."""
+    later = [*plan.room.plans[plan.room.plans.index(plan.name) + 1 :], plan.name]
     reason = f"{plan.name} ran out of memory: {_DOES[later[0]]}"
     return replace(plan, name=later[0], reason=reason)
+
+
+def strictest(names: Iterable[MemoryPlan]) -> MemoryPlan:
+    """The plan of those that needs the least memory: it serves all that draw with a model."""
+    return max(names, key=PLANS.index)
 
 
 def needed(name: MemoryPlan, weights: Weights, work: Work) -> int:

@@ -17,8 +17,6 @@ from drawn import Pixels, as_base64, draw, half_mask, last, make_request, photo,
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor
 
-from runai.engine import cache
-from runai.engine.devices import choose
 from runai.engine.engine import TorchEngine
 from runai.errors import (
     FilterMissing,
@@ -141,7 +139,7 @@ def test_numbers_that_are_no_picture_fail_only_their_own_request(
         shutil.copytree(models / "v1" / "plain", tmp_path / "v1" / name)
     engine = TorchEngine(tmp_path, device="cpu", dtype="fp32")
     engine.admit("sick", make_request(model="sick"))
-    vae = engine._cache._models["v1/sick"].vae
+    vae = engine._cache._held["v1/sick"].thing.vae
     with torch.no_grad():
         vae.decoder.conv_out.bias.fill_(float("nan"))
     events = run(
@@ -172,7 +170,7 @@ class Hook:
 
 def unet_of(engine: TorchEngine, name: str) -> Any:
     draw(engine, model=name)
-    return engine._cache._models[name].unet
+    return engine._cache._held[name].thing.unet
 
 
 ALLOCATOR = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
@@ -211,7 +209,7 @@ def test_a_fault_of_a_network_fails_only_who_shares_its_call(
 
 def test_a_preview_that_cannot_be_made_spoils_no_picture(fresh: TorchEngine) -> None:
     draw(fresh)
-    Hook(fresh._cache._models["v1/plain"].vae.encoder, RuntimeError("nan"), most=0)
+    Hook(fresh._cache._held["v1/plain"].thing.vae.encoder, RuntimeError("nan"), most=0)
     events = run(fresh, {"k": make_request(num_inference_steps=9, preview=True)})["k"]
     assert isinstance(events[-1], Completed)
     assert not any(isinstance(e, Preview) for e in events)
@@ -285,21 +283,6 @@ def test_a_model_is_loaded_on_first_use_and_kept(fresh: TorchEngine) -> None:
     assert [m.name for m in fresh.models() if m.default] == ["v1/plain", "v2/velocity"]
 
 
-def test_when_memory_is_short_the_longest_unused_model_goes(fresh: TorchEngine) -> None:
-    draw(fresh, model="v1/plain")
-    draw(fresh, model="v2/velocity")
-    fresh._cache._free_bytes = lambda: 0
-    draw(fresh, model="v1/painter-inpainting")
-    assert fresh._cache.names() == ["v1/painter-inpainting"]
-
-
-def test_a_model_in_use_stays_however_short_memory_is(fresh: TorchEngine) -> None:
-    fresh._cache._free_bytes = lambda: 0
-    fresh.admit("k", make_request(model="v1/plain"))
-    draw(fresh, model="v2/velocity")
-    assert fresh._cache.names() == ["v1/plain", "v2/velocity"]
-
-
 def test_a_model_that_is_replaced_on_disk_by_another_format_is_loaded_anew(
     models: Path, tmp_path: Path
 ) -> None:
@@ -323,22 +306,6 @@ def test_a_model_that_is_overwritten_in_place_is_loaded_anew(models: Path, tmp_p
     os.utime(folder / "unet", ns=(1, 1))
     assert (draw(engine, model="m") != before).any()
     engine.close()
-
-
-def test_the_size_of_a_model_is_that_of_one_set_of_its_weights(tmp_path: Path) -> None:
-    sizes = {
-        "unet/w.safetensors": 100,
-        "unet/w.fp16.safetensors": 50,
-        "unet/w.bin": 100,
-        "vae/a-1-of-2.safetensors": 10,
-        "vae/a-2-of-2.safetensors": 10,
-        "safety_checker/w.safetensors": 1000,
-    }
-    for name, size in sizes.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(bytes(size))
-    assert cache._weight_bytes(tmp_path, choose("cpu", "bf16")) == 120
-    assert cache._weight_bytes(tmp_path, choose("cpu", "fp32")) == 240
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "mps"])

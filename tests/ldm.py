@@ -1,7 +1,8 @@
 """Models in the single-file form: diffusers' names turned back into CompVis' own.
 
-Written from the structure of the original code (CompVis/stable-diffusion, ldm/modules), so
-that what the loader undoes is made here independently of diffusers' converters.
+Written from the structure of the original code (CompVis/stable-diffusion, ldm/modules, and
+Stability-AI/generative-models), so that what the loader looks up is made here independently of
+it and of diffusers' converters.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ _RESNET: tuple[Rule, ...] = (
 _EDGES: tuple[Rule, ...] = (
     ("time_embedding.linear_1", "time_embed.0"),
     ("time_embedding.linear_2", "time_embed.2"),
+    ("add_embedding.linear_1", "label_emb.0.0"),
+    ("add_embedding.linear_2", "label_emb.0.2"),
+    ("class_embedding", "label_emb"),
     ("conv_in", "input_blocks.0.0"),
     ("conv_norm_out", "out.0"),
     ("conv_out", "out.2"),
@@ -113,10 +117,11 @@ def vae_weights(vae: Any) -> Weights:
     return found
 
 
-def clip_weights(text_encoder: Any) -> Weights:
-    """OpenAI's CLIP as in version 1 checkpoints."""
-    prefix = "cond_stage_model.transformer.text_model."
-    return {prefix + name: value for name, value in text_encoder.state_dict().items()}
+def clip_weights(text_encoder: Any, prefix: str = "cond_stage_model.transformer.") -> Weights:
+    """OpenAI's CLIP as in version 1 checkpoints, with the position ids that lie in them too."""
+    prefix += "text_model."
+    found = {prefix + name: value for name, value in text_encoder.state_dict().items()}
+    return {**found, f"{prefix}embeddings.position_ids": torch.arange(77).unsqueeze(0)}
 
 
 _OPEN_CLIP: tuple[Rule, ...] = (
@@ -132,11 +137,12 @@ _OPEN_CLIP: tuple[Rule, ...] = (
 )
 
 
-def open_clip_weights(text_encoder: Any) -> Weights:
-    """OpenCLIP as in version 2 checkpoints: one joint projection for q, k and v."""
-    prefix = "cond_stage_model.model."
-    state = text_encoder.state_dict()
-    found: Weights = {}
+def open_clip_weights(text_encoder: Any, prefix: str = "cond_stage_model.model.") -> Weights:
+    """OpenCLIP as in version 2 checkpoints and SDXL: one joint projection for q, k and v."""
+    state = {n.removeprefix("text_model."): v for n, v in text_encoder.state_dict().items()}
+    found: Weights = {f"{prefix}logit_scale": torch.tensor(4.6)}
+    if (projection := state.pop("text_projection.weight", None)) is not None:
+        found[f"{prefix}text_projection"] = projection.T
     for name, value in state.items():
         joint = re.match(r"encoder\.layers\.(\d+)\.self_attn\.q_proj\.(weight|bias)", name)
         if joint:
@@ -150,10 +156,15 @@ def open_clip_weights(text_encoder: Any) -> Weights:
     return found
 
 
-def write_checkpoint(path: Path, parts: Iterable[Weights], metadata: dict[str, str]) -> Path:
+def write_checkpoint(
+    path: Path,
+    parts: Iterable[Weights],
+    metadata: dict[str, str],
+    dtype: torch.dtype = torch.float16,
+) -> Path:
     """A .safetensors or .ckpt file of all parts, fp16 like the published ones."""
     weights = {
-        name: value.detach().to(torch.float16).contiguous()
+        name: value.detach().to(dtype).contiguous()
         for part in parts
         for name, value in part.items()
     }

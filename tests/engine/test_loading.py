@@ -1,121 +1,228 @@
-"""Models come whole out of folders and single files, or fail with an error that says why."""
+"""Single files of every arch come whole, or fail with an error that says why."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ldm
 import pytest
+import single_files
 import tiny
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel
+from diffusers import AutoencoderKL
 
 from runai.engine import loading
 from runai.engine.archs import ARCHS, Arch
-from runai.engine.catalogue import Catalogue, Entry
 from runai.engine.devices import choose
-from runai.errors import ModelBroken, ModelUnsafe, ModelUnsupported
+from runai.engine.loading import single
+from runai.engine.loading.weights import Reader
+from runai.errors import ModelBroken, VocabularyMissing
 
 FP32 = choose("cpu", "fp32")
-
-
-def tiny_archs(vocabulary: int) -> dict[str, Arch]:
-    """The real table, with the tiny networks' sizes in its rows."""
-    text = {
-        "vocab_size": vocabulary,
-        "hidden_size": 768,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 77,
-    }
-
-    def shrunk(arch: Arch) -> Arch:
-        width = 768 if arch.version == "v1" else 1024
-        linear = {"use_linear_projection": True} if arch.version == "v2" else {}
-        unet = tiny.unet_config(arch.unet["in_channels"], cross_attention_dim=width, **linear)
-        unet["sample_size"] = arch.unet["sample_size"]
-        return replace(arch, unet=unet, vae=tiny.VAE, text={**text, "hidden_size": width})
-
-    return {name: shrunk(arch) for name, arch in ARCHS.items()}
+FP16 = choose("cpu", "fp16")
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base path with nothing but a vocabulary."""
     base = tmp_path_factory.mktemp("base")
-    tiny.write_tokenizer(base / "openai" / "clip-vit-large-patch14")
+    single_files.write_vocabulary(base)
     return base
 
 
 @pytest.fixture(scope="module")
 def archs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Arch]:
-    return tiny_archs(tiny.write_tokenizer(tmp_path_factory.mktemp("v") / "t"))
+    tokens = single_files.write_vocabulary(tmp_path_factory.mktemp("v"))
+    return single_files.tiny_archs(tokens)
 
 
-def networks(arch: Arch) -> tuple[Any, Any, Any]:
-    torch.manual_seed(5)
-    text = tiny.make_text_encoder(arch.text["vocab_size"], arch.text["hidden_size"])
-    return tiny.make_unet(arch.unet), tiny.make_vae(arch.vae), text
+def networks_of(model: Any) -> list[Any]:
+    return [model.unet, model.vae, *(text.network for text in model.texts)]
 
 
-def write(path: Path, arch: Arch, metadata: dict[str, str] | None = None) -> Entry:
-    unet, vae, text = networks(arch)
-    clip = ldm.clip_weights if arch.version == "v1" else ldm.open_clip_weights
-    parts = (ldm.unet_weights(unet), ldm.vae_weights(vae), clip(text))
-    ldm.write_checkpoint(path, parts, metadata or {})
-    format_: Any = path.suffix[1:]
-    return Entry(f"{arch.version}/{path.stem}", arch.version, format_, path)
+def assert_same(model: Any, arch: Arch, dtype: torch.dtype = torch.float16) -> None:
+    """The model's weights are those that `single_files.write` has written in `dtype`."""
+    originals = single_files.make_networks(arch).all
+    for original, loaded in zip(originals, networks_of(model), strict=True):
+        wanted, got = original.state_dict(), loaded.state_dict()
+        assert wanted.keys() == got.keys()
+        for key, value in wanted.items():
+            assert torch.equal(got[key], value.to(dtype).to(model.dtype)), key
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
-@pytest.mark.parametrize("name", ["sd1", "sd1-inpaint", "sd2", "sd2-inpaint"])
+@pytest.mark.parametrize("name", single_files.NAMES)
 def test_a_single_file_holds_the_networks_it_was_written_from(
     base: Path, archs: dict[str, Arch], tmp_path: Path, name: str, suffix: str
 ) -> None:
-    entry = write(tmp_path / f"model{suffix}", archs[name])
+    said = {"modelspec.prediction_type": "v"} if name == "sd2-v" else None
+    entry = single_files.write(tmp_path / f"model{suffix}", archs[name], said)
     model = loading.load(entry, FP32, [base], archs)
-    originals = networks(archs[name])
-    loaded = (model.unet, model.vae, model.text_encoder)
-    for original, again in zip(originals, loaded, strict=True):
-        wanted, got = original.state_dict(), again.state_dict()
-        assert wanted.keys() == got.keys()
-        for key, value in wanted.items():
-            torch.testing.assert_close(got[key], value, atol=2e-3, rtol=2e-3)
-    assert not any(p.is_meta for part in loaded for p in part.parameters())
-    assert model.tokenizer("ab").input_ids[1:-1]
-    with torch.inference_mode():
-        assert torch.isfinite(model.text_encoder(torch.tensor([[1, 2, 3]]))[0]).all()
+    assert_same(model, archs[name])
+    assert not any(p.is_meta for part in networks_of(model) for p in part.parameters())
+    assert [text.pooled for text in model.texts] == [t.pooled for t in ARCHS[name].texts]
+    for text in model.texts:
+        ids = text.tokenizer("ab", return_tensors="pt").input_ids
+        with torch.inference_mode():
+            assert torch.isfinite(text.network(ids)[0]).all()
 
 
-def test_a_loaded_model_does_not_need_its_file_any_more(
+def test_a_prompt_is_filled_up_as_the_text_encoder_learnt_it(
     base: Path, archs: dict[str, Arch], tmp_path: Path
 ) -> None:
-    for suffix in (".safetensors", ".ckpt"):
-        entry = write(tmp_path / f"m{suffix}", archs["sd1"])
-        model = loading.load(entry, choose("cpu", "fp16"), [base], archs)
-        entry.path.write_bytes(b"")  # what is still mapped would kill the process when read
-        assert all(torch.isfinite(p).all() for p in model.unet.parameters())
+    entry = single_files.write(tmp_path / "m.safetensors", archs["sdxl"])
+    model = loading.load(entry, FP32, [base], archs)
+    padding = [text.tokenizer("", padding="max_length").input_ids[-1] for text in model.texts]
+    assert padding == [model.texts[0].tokenizer.eos_token_id, 0]
+    assert model.texts[1].tokenizer.decode([0]) == "!"
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_weights_are_converted_from_what_they_are_stored_as(
+    base: Path, archs: dict[str, Arch], tmp_path: Path, stored: torch.dtype, dtype: str
+) -> None:
+    entry = single_files.write(tmp_path / "m.safetensor", archs["sd1"], dtype=stored)
+    model = loading.load(entry, choose("cpu", dtype), [base], archs)
+    assert_same(model, archs["sd1"], stored)
+    assert {p.dtype for part in networks_of(model) for p in part.parameters()} == {model.dtype}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_a_loaded_model_does_not_need_its_file_any_more(
+    base: Path, archs: dict[str, Arch], tmp_path: Path, suffix: str
+) -> None:
+    entry = single_files.write(tmp_path / f"m{suffix}", archs["sd1"])
+    model = loading.load(entry, FP16, [base], archs)
+    entry.path.write_bytes(b"")  # what was still mapped would kill the process when read
+    assert all(torch.isfinite(p).all() for p in model.unet.parameters())
+
+
+# --- what lies in such files besides, or elsewhere ---------------------------------------
+
+
+def parts(arch: Arch) -> list[ldm.Weights]:
+    return single_files.parts_of(arch, single_files.make_networks(arch))
+
+
+def load_parts(path: Path, weights: list[ldm.Weights], arch: Arch, base: Path) -> Any:
+    ldm.write_checkpoint(path, weights, {})
+    entry = single_files.entry_of(path, arch)
+    return loading.load(entry, FP32, [base], {arch.name: arch})
+
+
+def test_averages_of_the_training_beside_the_weights_are_not_taken_for_them(
+    base: Path, archs: dict[str, Arch], tmp_path: Path
+) -> None:
+    unet, *others = parts(archs["sd1"])
+    averages = {
+        "model_ema." + name.removeprefix("model.").replace(".", ""): torch.zeros_like(value)
+        for name, value in unet.items()
+    }
+    path = tmp_path / "ema.ckpt"
+    assert_same(load_parts(path, [averages, unet, *others], archs["sd1"], base), archs["sd1"])
+
+
+def test_weights_without_a_state_dict_around_them_are_found(
+    base: Path, archs: dict[str, Arch], tmp_path: Path
+) -> None:
+    entry = single_files.write(tmp_path / "m.ckpt", archs["sd1"])
+    torch.save(torch.load(entry.path, weights_only=True)["state_dict"], entry.path)
+    assert_same(loading.load(entry, FP32, [base], archs), archs["sd1"])
+
+
+def test_a_ckpt_of_the_old_form_is_read(base: Path, archs: dict[str, Arch], tmp_path: Path) -> None:
+    entry = single_files.write(tmp_path / "old.ckpt", archs["sd1"])
+    content = torch.load(entry.path, weights_only=True)
+    torch.save(content, entry.path, _use_new_zipfile_serialization=False)
+    assert_same(loading.load(entry, FP32, [base], archs), archs["sd1"])
+
+
+def test_tensors_that_are_views_of_others_are_read(
+    base: Path, archs: dict[str, Arch], tmp_path: Path
+) -> None:
+    entry = single_files.write(tmp_path / "m.ckpt", archs["sd1"])
+    weights = torch.load(entry.path, weights_only=True)["state_dict"]
+    turned = {n: v.T.contiguous().T if v.dim() == 2 else v for n, v in weights.items()}
+    whole = torch.cat([torch.zeros(3), weights["model.diffusion_model.out.2.bias"]])
+    turned["model.diffusion_model.out.2.bias"] = whole[3:].half()
+    torch.save({"state_dict": turned}, entry.path)
+    assert_same(loading.load(entry, FP32, [base], archs), archs["sd1"])
+
+
+def test_text_encoder_tensors_are_found_under_their_newer_names(
+    base: Path, archs: dict[str, Arch], tmp_path: Path
+) -> None:
+    unet, vae, text = parts(archs["sd1"])
+    flat = {name.replace("text_model.", ""): value for name, value in text.items()}
+    path = tmp_path / "flat.safetensors"
+    assert_same(load_parts(path, [unet, vae, flat], archs["sd1"], base), archs["sd1"])
+
+
+def test_a_unet_under_diffusers_names_is_found(
+    base: Path, archs: dict[str, Arch], tmp_path: Path
+) -> None:
+    _, *others = parts(archs["sdxl"])
+    unet = single_files.make_networks(archs["sdxl"]).unet.state_dict()
+    for prefix in ("", "unet.", "model.diffusion_model."):
+        named = {prefix + name: value for name, value in unet.items()}
+        path = tmp_path / f"d{prefix}safetensors"
+        assert_same(
+            load_parts(path.with_suffix(".safetensors"), [named, *others], archs["sdxl"], base),
+            archs["sdxl"],
+        )
+
+
+def test_a_checkpoint_without_a_vae_takes_the_one_beside_it_or_says_so(
+    base: Path, archs: dict[str, Arch], tmp_path: Path
+) -> None:
+    unet, vae, text = parts(archs["sd1"])
+    path = tmp_path / "bare.safetensors"
+    with pytest.raises(ModelBroken, match=r"bare\.safetensors holds no VAE") as caught:
+        load_parts(path, [unet, text], archs["sd1"], base)
+    assert "bare.vae.safetensors" in caught.value.hint
+    alone = {name.removeprefix("first_stage_model."): value for name, value in vae.items()}
+    ldm.write_checkpoint(tmp_path / "bare.vae.safetensors", [alone], {})
+    assert_same(load_parts(path, [unet, text], archs["sd1"], base), archs["sd1"])
+
+
+def test_a_depth_model_takes_its_estimator_from_the_base_paths(
+    base: Path, archs: dict[str, Arch], tmp_path: Path
+) -> None:
+    entry = single_files.write(tmp_path / "m.safetensors", archs["sd2-depth"])
+    assert loading.load(entry, FP32, [base], archs).depth is None
+    whole = tiny.write_model(tmp_path / "whole", "sd2-depth")
+    home = tmp_path / "models" / "Intel" / "dpt-hybrid-midas"
+    home.parent.mkdir(parents=True)
+    (whole / "depth_estimator").rename(home)
+    (whole / "feature_extractor" / "preprocessor_config.json").rename(
+        home / "preprocessor_config.json"
+    )
+    model = loading.load(entry, FP32, [base, tmp_path / "models"], archs)
+    assert model.depth is not None
+    with torch.inference_mode():
+        depths = model.depth.network(torch.rand(1, 3, 32, 32)).predicted_depth
+    assert depths.std() > 0
+
+
+# --- what an SD 2 UNet predicts ----------------------------------------------------------
 
 
 def test_metadata_says_what_a_version_2_file_predicts(
     base: Path, archs: dict[str, Arch], tmp_path: Path
 ) -> None:
     said = {"modelspec.prediction_type": "v"}
-    entry = write(tmp_path / "v.safetensors", archs["sd2"], said)
+    entry = single_files.write(tmp_path / "v.safetensors", archs["sd2"], said)
     model = loading.load(entry, FP32, [base], archs)
     assert model.scheduler["prediction_type"] == "v_prediction"
+    assert model.arch.name == "sd2-v"
     assert model.size == 768
 
 
-def test_a_network_that_gives_the_noise_back_predicts_noise(archs: dict[str, Arch]) -> None:
+def test_a_network_that_gives_the_noise_back_predicts_noise() -> None:
     class Echo(torch.nn.Module):
         config = argparse.Namespace(cross_attention_dim=1024)
 
@@ -126,149 +233,92 @@ def test_a_network_that_gives_the_noise_back_predicts_noise(archs: dict[str, Arc
         def forward(self, noise: torch.Tensor, *_: Any, **__: Any) -> Any:
             return argparse.Namespace(sample=self.sign * noise + 0.1)
 
-    assert loading._prediction(archs["sd2"], {"unet": Echo(1.0)}, FP32) == "epsilon"
-    assert loading._prediction(archs["sd2"], {"unet": Echo(-0.1)}, FP32) == "v_prediction"
-    assert loading._prediction(archs["sd1"], {"unet": Echo(-0.1)}, FP32) == "epsilon"
+    reader = Reader(FP32)
+    assert single._asked(Echo(1.0), reader) == "epsilon"
+    assert single._asked(Echo(-0.1), reader) == "v_prediction"
 
 
-class Bomb:
-    """A pickle that would run a command when it is loaded."""
-
-    def __init__(self, proof: Path) -> None:
-        self.proof = proof
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.system, (f"touch {self.proof}",)
+# --- what is refused ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path: Path, legacy: bool) -> None:
-    proof = tmp_path / "it-ran"
-    path = tmp_path / "bad.ckpt"
-    content = {"state_dict": {"x": torch.zeros(1)}, "bomb": Bomb(proof)}
-    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(ModelUnsafe, match=r"bad\.ckpt"):
-        loading.load(Entry("v1/bad", "v1", "ckpt", path), FP32, [])
-    assert not proof.exists()
-
-
-def test_a_ckpt_of_the_old_form_is_read(base: Path, archs: dict[str, Arch], tmp_path: Path) -> None:
-    entry = write(tmp_path / "old.ckpt", archs["sd1"])
-    content = torch.load(entry.path, weights_only=True)
-    torch.save(content, entry.path, _use_new_zipfile_serialization=False)
-    assert loading.load(entry, FP32, [base], archs).size == 512
-
-
-def test_without_a_vocabulary_the_error_says_what_to_get(
+def test_without_a_vocabulary_the_error_says_what_to_run(
     archs: dict[str, Arch], tmp_path: Path
 ) -> None:
-    entry = write(tmp_path / "m.safetensors", archs["sd1"])
-    with pytest.raises(ModelBroken) as caught:
+    entry = single_files.write(tmp_path / "m.safetensors", archs["sd1"])
+    with pytest.raises(VocabularyMissing) as caught:
         loading.load(entry, FP32, [tmp_path], archs)
-    assert "clip-vit-large-patch14" in caught.value.hint
+    assert "runai models get vocabulary" in caught.value.hint
 
 
-def test_a_vocabulary_of_the_wrong_size_is_not_taken(
-    archs: dict[str, Arch], tmp_path: Path
-) -> None:
-    folder = tmp_path / "openai" / "clip-vit-large-patch14"
-    folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    entry = write(tmp_path / "m.safetensors", archs["sd1"])
-    with pytest.raises(ModelBroken, match="vocabulary"):
-        loading.load(entry, FP32, [tmp_path], archs)
-
-
+@pytest.mark.parametrize("gone", ["time_embed", "first_stage_model.encoder", "layers.0.mlp"])
 def test_a_checkpoint_with_tensors_missing_is_broken(
+    base: Path, archs: dict[str, Arch], tmp_path: Path, gone: str
+) -> None:
+    kept = [{k: v for k, v in p.items() if gone not in k} for p in parts(archs["sd1"])]
+    with pytest.raises(ModelBroken, match=r"v1/half.* are missing"):
+        load_parts(tmp_path / "half.safetensors", kept, archs["sd1"], base)
+
+
+def test_a_checkpoint_with_a_tensor_of_another_shape_is_broken(
     base: Path, archs: dict[str, Arch], tmp_path: Path
 ) -> None:
-    unet, vae, text = networks(archs["sd1"])
-    kept = {k: v for k, v in ldm.unet_weights(unet).items() if "time_embed" not in k}
-    parts = (kept, ldm.vae_weights(vae), ldm.clip_weights(text))
-    path = ldm.write_checkpoint(tmp_path / "half.safetensors", parts, {})
-    with pytest.raises(ModelBroken, match="missing"):
-        loading.load(Entry("v1/half", "v1", "safetensors", path), FP32, [base], archs)
+    unet, *others = parts(archs["sd1"])
+    unet["model.diffusion_model.time_embed.0.weight"] = torch.zeros(7, 8)
+    with pytest.raises(ModelBroken, match=r"time_embedding.linear_1.weight is of shape \[7, 8\]"):
+        load_parts(tmp_path / "odd.safetensors", [unet, *others], archs["sd1"], base)
 
 
-def damaged(models: Path, tmp_path: Path, name: str = "plain") -> Path:
-    shutil.copytree(models / "v1" / name, tmp_path / "v1" / name)
-    return tmp_path / "v1" / name
+# --- a VAE of its own --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "gone", ["unet/config.json", "vae/config.json", "text_encoder/config.json"]
-)
-def test_a_folder_without_a_part_says_which(models: Path, tmp_path: Path, gone: str) -> None:
-    folder = damaged(models, tmp_path)
-    (folder / gone).unlink()
-    [entry] = Catalogue([tmp_path]).entries()
-    with pytest.raises(ModelBroken, match=gone):
-        loading.load(entry, FP32, [tmp_path])
-
-
-def test_a_folder_with_truncated_weights_is_broken(models: Path, tmp_path: Path) -> None:
-    weights = damaged(models, tmp_path) / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    [entry] = Catalogue([tmp_path]).entries()
-    with pytest.raises(ModelBroken, match="v1/plain"):
-        loading.load(entry, FP32, [tmp_path])
-
-
-@pytest.mark.parametrize("content", [None, "{}", "not json"])
-def test_a_folder_without_a_vocabulary_is_broken(
-    models: Path, tmp_path: Path, content: str | None
+@pytest.mark.parametrize("naming", ["first_stage_model.", "", "diffusers", "old", "folder"])
+def test_a_vae_is_read_from_wherever_it_lies_alone(
+    archs: dict[str, Arch], tmp_path: Path, naming: str
 ) -> None:
-    tokenizer = damaged(models, tmp_path) / "tokenizer"
-    shutil.rmtree(tokenizer)
-    tokenizer.mkdir()
-    if content is not None:
-        (tokenizer / "tokenizer.json").write_text(content)
-    [entry] = Catalogue([tmp_path]).entries()
-    with pytest.raises(ModelBroken):
-        loading.load(entry, FP32, [tmp_path])
+    # of 32 groups, as all are: no tensor says how many
+    config = {**tiny.VAE, "block_out_channels": [32, 32, 64, 64], "norm_num_groups": 32}
+    vae = tiny.make_vae(config).half().float()
+    path = tmp_path / "vae.safetensors"
+    if naming == "folder":
+        path = tmp_path / "vae"
+        vae.save_pretrained(path)
+    else:
+        ldm.write_checkpoint(path, [vae_named(vae, naming)], {})
+    entry = replace(single_files.entry_of(path, archs["sd1"]), name="VAE/vae", arch="")
+    loaded = loading.load_vae(entry, FP32)
+    assert isinstance(loaded, AutoencoderKL)
+    assert list(loaded.config.block_out_channels) == [32, 32, 64, 64]
+    for name, value in vae.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
 
 
-def test_a_folder_with_only_the_fp16_variant_is_read(models: Path, tmp_path: Path) -> None:
-    folder = damaged(models, tmp_path)
-    UNet2DConditionModel.from_pretrained(folder / "unet").save_pretrained(
-        folder / "unet", variant="fp16"
+def vae_named(vae: Any, naming: str) -> ldm.Weights:
+    if naming in ("first_stage_model.", ""):
+        original = ldm.vae_weights(vae).items()
+        return {name.replace("first_stage_model.", naming): value for name, value in original}
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = vae.state_dict()
+    if naming == "old":
+        for new, before in old.items():
+            state = {name.replace(new, before): value for name, value in state.items()}
+    return dict(state)
+
+
+def test_another_vae_keeps_the_scaling_of_the_model_it_is_used_with(
+    base: Path, archs: dict[str, Arch], tmp_path: Path
+) -> None:
+    model = loading.load(
+        single_files.write(tmp_path / "m.safetensors", archs["sdxl"]), FP32, [base], archs
     )
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    [entry] = Catalogue([tmp_path]).entries()
-    assert loading.load(entry, FP32, [tmp_path]).size == 64
+    vae = tiny.make_vae(tiny.VAE)
+    other = loading.with_vae(model, vae)
+    assert other.vae.config.scaling_factor == 0.13025
+    assert vae.config.scaling_factor == 0.18215
+    assert other.vae.decoder is vae.decoder
+    assert model.vae is not other.vae
 
 
-def test_a_unet_of_unknown_channels_is_refused(models: Path, tmp_path: Path) -> None:
-    folder = damaged(models, tmp_path)
-    tiny.make_unet(tiny.unet_config(8)).save_pretrained(folder / "unet")
-    [entry] = Catalogue([tmp_path]).entries()
-    with pytest.raises(ModelUnsupported, match="8 input channels"):
-        loading.load(entry, FP32, [tmp_path])
-
-
-def test_networks_of_another_family_are_refused(models: Path, tmp_path: Path) -> None:
-    folder = damaged(models, tmp_path)
-    config = tiny.unet_config(class_embed_type="timestep")
-    UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
-    [entry] = Catalogue([tmp_path]).entries()
-    with pytest.raises(ModelUnsupported, match="class_embed_type"):
-        loading.load(entry, FP32, [tmp_path])
-
-
-def test_a_unet_for_another_text_encoder_is_refused(models: Path, tmp_path: Path) -> None:
-    folder = damaged(models, tmp_path)
-    wider = tiny.unet_config(cross_attention_dim=24)
-    tiny.make_unet(wider).save_pretrained(folder / "unet")
-    [entry] = Catalogue([tmp_path]).entries()
-    with pytest.raises(ModelUnsupported, match="text encoder"):
-        loading.load(entry, FP32, [tmp_path])
-
-
-def test_weights_get_the_dtype_of_the_place(models: Path) -> None:
-    entry = Catalogue([models]).find("v1/plain")
-    model = loading.load(entry, choose("cpu", "bf16"), [models])
-    parts = (model.unet, model.vae, model.text_encoder)
-    assert {p.dtype for part in parts for p in part.parameters()} == {torch.bfloat16}
-    assert isinstance(model.vae, AutoencoderKL)
-    assert isinstance(model.text_encoder, CLIPTextModel)
+def test_what_is_no_vae_is_refused_as_one(archs: dict[str, Arch], tmp_path: Path) -> None:
+    path = ldm.write_checkpoint(tmp_path / "x.safetensors", [{"a": torch.zeros(2)}], {})
+    with pytest.raises(ModelBroken, match=r"x\.safetensors is not a VAE"):
+        loading.load_vae(single_files.entry_of(path, archs["sd1"]), FP32)

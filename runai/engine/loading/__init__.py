@@ -26,7 +26,7 @@ from runai.engine.archs import ARCHS, CHANNELS_BESIDE, Arch
 from runai.engine.catalogue import Entry
 from runai.engine.devices import Place, is_out_of_memory
 from runai.engine.loading import folders, single
-from runai.engine.loading.weights import Reader, read_index
+from runai.engine.loading.weights import Reader
 from runai.engine.model import LoadedModel
 from runai.errors import ModelBroken, ModelError, ModelUnsupported
 
@@ -47,7 +47,7 @@ def load(
         if entry.format == "diffusers":
             parts = folders.read(entry.path, arch, reader)
         else:
-            parts = single.read(entry.path, arch, archs, base_paths, reader)
+            arch, parts = single.read(entry.path, arch, archs, base_paths, reader)
         _check(parts["unet"].config, parts["texts"], arch)
         return _assemble(entry, arch, place, parts)
 
@@ -79,7 +79,7 @@ def _named(entry: Entry) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        if entry.name not in error.message and entry.path.name not in error.message:
+        if entry.name not in error.message:
             error.message = f"{entry.name} cannot be loaded. {error.message}"
         raise
     except _BROKEN as error:
@@ -90,13 +90,13 @@ def _named(entry: Entry) -> Iterator[None]:
 
 
 def _arch(entry: Entry, archs: dict[str, Arch]) -> Arch:
-    if entry.format == "diffusers":
-        channels = folders.config_of(entry.path / "unet").get("in_channels", 4)
-        base = {"v1": "sd1", "v2": "sd2"}[entry.version]
-        return archs[{4: base, 9: f"{base}-inpaint"}.get(channels, base)]
-    rows, _ = read_index(entry.path)
-    shapes = {name: list(row.shape) for name, row in rows.items()}
-    return archs[detection.arch_of(shapes, entry.path.name)]
+    if entry.arch:
+        return archs[entry.arch]
+    look = detection.identify_folder if entry.format == "diffusers" else detection.identify
+    finding = look(entry.path)
+    if finding.kind != "model":
+        raise finding.error(entry.name)
+    return archs[finding.arch]
 
 
 def _check(unet: Any, texts: Sequence[Any], arch: Arch) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import PNDMScheduler
-from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessorPil
 
 from runai.engine import vocabulary
 from runai.engine.archs import Arch, Config, TextEncoding
@@ -62,6 +61,9 @@ def read_depth(network: Path, images: Path, reader: Reader) -> DepthEstimator | 
     """The depth estimator in two folders, which may be the same one; None if it is not there."""
     if not (network / "config.json").is_file():
         return None
+    # only depth models need these: they are slow to import
+    from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessorPil
+
     empty = networks.empty(DPTForDepthEstimation, DPTConfig.from_dict(config_of(network)))
     filled = networks.fill(empty, weights_of(network), [names.plain()], reader)
     return DepthEstimator(filled, DPTImageProcessorPil.from_pretrained(images))

@@ -28,8 +28,8 @@ DEPTH_ESTIMATORS = ("Intel/dpt-hybrid-midas", "Intel/dpt-large")
 
 def read(
     path: Path, arch: Arch, archs: dict[str, Arch], base_paths: Sequence[Path], reader: Reader
-) -> dict[str, Any]:
-    """The parts of a whole model; `archs` holds the arch's v-prediction form, if there is one."""
+) -> tuple[Arch, dict[str, Any]]:
+    """The parts of a whole model, and its arch: the v-prediction form in `archs`, if it is that."""
     rows, metadata = read_index(path)
     unet = networks.empty_unet(arch.unet)
     vae = networks.empty_vae(arch.vae)
@@ -44,9 +44,10 @@ def read(
     if velocity and prediction(parts["unet"], metadata, reader) == "v_prediction":
         parts["unet"] = networks.reconfigured(parts["unet"], velocity.unet)
         parts["scheduler"] = velocity.scheduler
+        arch = velocity
     if arch.beside == "depth":
         parts["depth"] = _depth(base_paths, reader)
-    return parts
+    return arch, parts
 
 
 def _text(row: TextEncoding, rows: Rows, base_paths: Sequence[Path], reader: Reader) -> TextEncoder:

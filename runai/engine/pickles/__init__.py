@@ -161,7 +161,8 @@ def _placed(content: Any, locate: Locate) -> Any:
         if depth > MAX_DEPTH:
             raise Damaged("its containers are nested too deeply")
         if id(part) not in done:
-            done[id(part)] = whole = {}
+            whole: dict[Any, Any] = {}
+            done[id(part)] = whole
             whole.update((key, place(value, depth + 1)) for key, value in part.items())
         return done[id(part)]
 

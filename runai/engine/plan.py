@@ -149,10 +149,11 @@ def choose(weights: Weights, work: Work, room: Room, wanted: MemoryPlan | None =
 
 
 def lower(plan: Plan) -> Plan:
-    """The next plan after one that ran out of memory; after the last one that one again."""
-    later = [*plan.room.plans[plan.room.plans.index(plan.name) + 1 :], plan.name]
-    reason = f"{plan.name} ran out of memory: {_DOES[later[0]]}"
-    return replace(plan, name=later[0], reason=reason)
+    """The next plan that needs less than one that ran out of memory; the same if none does."""
+    later = plan.room.plans[plan.room.plans.index(plan.name) + 1 :]
+    less = (n for n in later if needed(n, plan.weights, plan.work) < plan.needed_bytes)
+    name = next(less, plan.name)
+    return replace(plan, name=name, reason=f"{plan.name} ran out of memory: {_DOES[name]}")
 
 
 def strictest(names: Iterable[MemoryPlan]) -> MemoryPlan:

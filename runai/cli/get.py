@@ -187,7 +187,7 @@ def _told(finding: detection.Finding, path: Path) -> str:
     """The folder for what was found to be this."""
     if finding.kind == "model" and finding.arch in ARCHS:
         return ARCHS[finding.arch].version
-    if finding.kind in PLACES:
+    if finding.kind is not None and finding.kind in PLACES:
         return PLACES[finding.kind]
     raise ModelUnsupported(
         f"What was fetched cannot be used: {finding.reason}.",

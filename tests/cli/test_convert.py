@@ -56,7 +56,7 @@ def test_what_is_no_model_cannot_become_a_folder(
 ) -> None:
     assert convert(base, "Lora/style.ckpt", tmp_path / "style") == 1
     said = capsys.readouterr().err
-    assert "style.ckpt cannot be converted" in said and len(said.splitlines()) == 1
+    assert "style.ckpt is no whole model" in said and len(said.splitlines()) == 1
     assert not (tmp_path / "style").exists()
 
 

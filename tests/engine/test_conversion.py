@@ -23,6 +23,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from runai.engine import conversion
 from runai.engine.archs import ARCHS, Arch
 from runai.engine.conversion.pieces import text_names
+from runai.engine.detection import Finding
 from runai.errors import (
     InvalidSetting,
     ModelBroken,
@@ -98,6 +99,7 @@ class Kit:
     def __init__(self, name: str, folder: Path, base: Path) -> None:
         self.name, self.folder, self.base = name, folder, base
         self.archs = tiny_archs(folder, name)
+        self.finding = Finding("model", name)
 
     @cached_property
     def file(self) -> Path:
@@ -113,7 +115,7 @@ class Kit:
         return planned
 
     def plan(self, source: Path, target: Path) -> conversion.Conversion:
-        return conversion.plan(source, target, [self.base], archs=self.archs, arch=self.name)
+        return conversion.plan(source, target, [self.base], archs=self.archs, finding=self.finding)
 
 
 @pytest.fixture
@@ -257,7 +259,7 @@ def test_the_vocabulary_in_a_folder_is_the_one_of_the_base_path(kit: Kit, tmp_pa
 
 def test_without_a_vocabulary_there_is_no_folder(kit: Kit, tmp_path: Path) -> None:
     with pytest.raises(VocabularyMissing):
-        conversion.plan(kit.file, tmp_path / "b", [], archs=kit.archs, arch=kit.name)
+        conversion.plan(kit.file, tmp_path / "b", [], archs=kit.archs, finding=kit.finding)
 
 
 # --- metadata and what is left over ------------------------------------------------------
@@ -397,14 +399,14 @@ def test_a_hostile_pickle_is_refused(tmp_path: Path) -> None:
 def test_a_folder_of_other_sizes_is_refused(kit: Kit, tmp_path: Path) -> None:
     """The example model, say: a single file of it could not be read again."""
     with pytest.raises(ModelUnsupported, match="other sizes than the published one"):
-        conversion.plan(kit.folder, tmp_path / "a.safetensors", arch="sd1")
+        conversion.plan(kit.folder, tmp_path / "a.safetensors", finding=kit.finding)
 
 
 @pytest.mark.parametrize("kind", ["sd2-depth", "upscale-x4"])
 def test_a_model_that_is_more_than_its_networks_is_refused(kind: str, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(ModelUnsupported, match="more than its networks"):
-        conversion.plan(tmp_path / "a", tmp_path / "a.safetensors", arch=kind)
+        conversion.plan(tmp_path / "a", tmp_path / "a.safetensors", finding=Finding("model", kind))
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Literal
 
 from runai.engine import detection
-from runai.engine.archs import ARCHS, Arch
+from runai.engine.archs import ARCHS, Arch, Config
 from runai.engine.conversion import folders, singles
 from runai.engine.conversion.pieces import Pieces, size_of
+from runai.engine.detection import Finding
 from runai.engine.disk import check_space
+from runai.engine.distillations import DISTILLATIONS
 from runai.engine.loading.weights import read_index
 from runai.errors import InvalidSetting, ModelBroken, ModelError, ModelUnsupported
 
@@ -92,12 +94,12 @@ def plan(
     base_paths: Sequence[Path] = (),
     *,
     archs: Mapping[str, Arch] = ARCHS,
-    arch: str | None = None,
+    finding: Finding | None = None,
 ) -> Conversion:
     """What the conversion of `source` into the form that `target` ends in will write.
 
-    `base_paths`: where the vocabulary for a folder is looked for. `arch`: what the source is;
-    None: what detection says. Raises a ModelError for a source that cannot be converted,
+    `base_paths`: where the vocabulary for a folder is looked for. `finding`: what the source
+    is; None: what detection says. Raises a ModelError for a source that cannot be converted,
     InvalidSetting for a pair that makes no sense.
     """
     wanted = form_of(target)
@@ -113,11 +115,13 @@ def plan(
         if "diffusers" not in (given, wanted):
             rows, metadata = read_index(source)
             return Conversion(target, {"": singles.as_they_are(rows)}, {}, metadata, [])
-        row = archs[arch or _detected(source)]
-        singles.check_convertible(row)
+        found = finding or _detected(source)
+        arch = archs[found.arch]
+        singles.check_convertible(arch)
         if given == "diffusers":
-            return _into_file(source, target, row)
-        return _into_folder(source, target, row, archs, base_paths)
+            return _into_file(source, target, arch)
+        velocity = archs.get(f"{arch.name}-v") if found.prediction is None else None
+        return _into_folder(source, target, arch, velocity, found, base_paths)
     except ModelError:
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -125,12 +129,14 @@ def plan(
         raise ModelBroken(f"{source} cannot be converted: {reason[0][:300]}") from error
 
 
-def _detected(source: Path) -> str:
+def _detected(source: Path) -> Finding:
     look = detection.identify_folder if source.is_dir() else detection.identify
     finding = look(source)
+    if finding.reason:
+        raise finding.error(source.name)
     if finding.kind != "model" or finding.arch not in ARCHS:
-        raise ModelUnsupported(f"{source.name} cannot be converted: {finding.reason}.")
-    return finding.arch
+        raise ModelUnsupported(f"{source.name} is no whole model: it cannot become another form.")
+    return finding
 
 
 def _into_file(source: Path, target: Path, arch: Arch) -> Conversion:
@@ -140,14 +146,31 @@ def _into_file(source: Path, target: Path, arch: Arch) -> Conversion:
 
 
 def _into_folder(
-    source: Path, target: Path, arch: Arch, archs: Mapping[str, Arch], base_paths: Sequence[Path]
+    source: Path,
+    target: Path,
+    arch: Arch,
+    velocity: Arch | None,
+    finding: Finding,
+    base_paths: Sequence[Path],
 ) -> Conversion:
     rows, metadata = read_index(source)
-    model = singles.read(rows, metadata, arch, archs.get(f"{arch.name}-v"))
+    model = singles.read(rows, metadata, arch, velocity, _scheduler_of(finding))
     used = {name for part in model.parts.values() for name in part.sources}
     dropped = sorted(name for name in rows if name not in used)
     texts = folders.texts_of(model, base_paths)
     return Conversion(target, folders.arranged(model), texts, metadata, dropped)
+
+
+def _scheduler_of(finding: Finding) -> Config:
+    """What is known of a file's scheduler beside what its arch's row says."""
+    said: Config = {}
+    if finding.distillation is not None:
+        said.update(DISTILLATIONS[finding.distillation].scheduler)
+    if finding.prediction is not None:
+        said["prediction_type"] = finding.prediction
+    if finding.zero_snr:
+        said["rescale_betas_zero_snr"] = True
+    return said
 
 
 def form_of(path: Path) -> Form:

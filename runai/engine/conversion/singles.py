@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from runai.engine.archs import Arch, TextEncoding
+from runai.engine.archs import Arch, Config, TextEncoding
 from runai.engine.conversion.pieces import (
     CPU,
     Bytes,
@@ -66,10 +66,17 @@ def check_convertible(arch: Arch) -> None:
         )
 
 
-def read(rows: Rows, metadata: Mapping[str, str], arch: Arch, velocity: Arch | None) -> Model:
+def read(
+    rows: Rows,
+    metadata: Mapping[str, str],
+    arch: Arch,
+    velocity: Arch | None,
+    scheduler: Config,
+) -> Model:
     """The model in a checkpoint of the original's naming.
 
-    `velocity`: the arch's v-prediction form, if it has one that looks the same.
+    `velocity`: the arch's v-prediction form, if it has one that looks the same and it is not
+    known which of them this is. `scheduler`: what is known beside what the arch's row says.
     """
     if velocity is not None and _prediction(rows, metadata, arch) == "v_prediction":
         arch = velocity
@@ -82,7 +89,7 @@ def read(rows: Rows, metadata: Mapping[str, str], arch: Arch, velocity: Arch | N
         network = networks.empty_text_encoder(text.config, pooled=text.pooled)
         layouts = names.text_layouts(text.kind, text.prefix)
         parts[name] = part_of(network, network.config.to_dict(), rows, layouts)
-    return Model(arch, parts, arch.scheduler, metadata)
+    return Model(arch, parts, {**arch.scheduler, **scheduler}, metadata)
 
 
 def _prediction(rows: Rows, metadata: Mapping[str, str], arch: Arch) -> str:

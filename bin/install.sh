@@ -12,7 +12,6 @@
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 runai=$root/.venv/bin/runai
-base=${BASE_DIR:-$HOME/stablediffusion}
 
 # name, size in GB, what it is
 offered() {
@@ -62,6 +61,8 @@ done
 for name in $names; do
     offered | grep -q "^$name " || wrong "There is no base model $name."
 done
+
+base=${BASE_DIR:-${HOME:?is not set: say where models go with BASE_DIR}/stablediffusion}
 
 # the offered models among $names, one a line
 chosen() {

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from runai.cli.fetch.wellknown import WELL_KNOWN
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,3 +60,105 @@ def test_clean_keeps_the_sources_and_the_environment(tmp_path: Path) -> None:
     left = {str(path.relative_to(repo)) for path in repo.rglob("*") if path.is_file()}
     assert {".venv/bin/python", "runai/a.py"} <= left
     assert not {"build/x", "runai/__pycache__/a.pyc"} & left
+
+
+# --- install.sh: what it asks, fetches and says; the package itself is set up by setup.sh -----
+
+# stands for the installed program: notes how it was called, fails for what FAIL names
+RUNAI = """#!/bin/sh
+echo "$*" >>"$LOG"
+case "$*" in *"$FAIL"*) exit 1 ;; esac
+"""
+
+
+class Installing(NamedTuple):
+    done: subprocess.CompletedProcess[str]
+    calls: list[str]
+    base: Path
+
+
+def install(folder: Path, *words: str, fail: str = "(nothing)") -> Installing:
+    repo = copied(folder / "repo")
+    (repo / ".venv" / "bin").mkdir(parents=True)
+    for script, text in (("bin/setup.sh", "#!/bin/sh\n"), (".venv/bin/runai", RUNAI)):
+        (repo / script).write_text(text)
+        (repo / script).chmod(0o755)
+    log, base = folder / "log", folder / "models"
+    log.touch()
+    done = run(repo / "bin" / "install.sh", *words, BASE_DIR=str(base), LOG=str(log), FAIL=fail)
+    calls = [
+        line.removesuffix(f" --model-base-path {base}") for line in log.read_text().splitlines()
+    ]
+    return Installing(done, calls, base)
+
+
+BASES = ["models get base-v1", "models get base-v1-inpaint", "models get base-v2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "calls"),
+    [
+        ([], []),
+        (["--no-models"], []),
+        (["--yes"], BASES),
+        (["--models", "base-xl"], ["models get base-xl"]),
+    ],
+)
+def test_models_are_fetched_only_if_that_is_wanted(
+    tmp_path: Path, words: list[str], calls: list[str]
+) -> None:
+    """Without a terminal nobody can say yes: then nothing large is fetched."""
+    found = install(tmp_path, *words)
+    assert (found.done.returncode, found.done.stderr) == (0, "")
+    assert found.calls == ["models get vocabulary", *calls]
+
+
+def test_install_says_beforehand_how_much_it_fetches_and_at_the_end_how_to_start(
+    tmp_path: Path,
+) -> None:
+    said = install(tmp_path, "--yes").done.stdout.splitlines()
+    assert said[0] == "RunAI will be installed in"
+    assert "    Stable Diffusion 1.5 (base-v1), 2.1 GB" in said
+    assert said[-1] == f"Installed. Start the server with: {tmp_path}/repo/.venv/bin/runai"
+
+
+def test_install_knows_the_same_base_models_as_the_program(tmp_path: Path) -> None:
+    script = (ROOT / "bin" / "install.sh").read_text()
+    rows = re.findall(r"^(base-\S+) +([\d.]+) ", script, re.MULTILINE)
+    known = {name: row for name, row in WELL_KNOWN.items() if name.startswith("base-")}
+    assert dict(rows) == {name: f"{row.size_gb:.1f}" for name, row in known.items()}
+
+
+def test_install_makes_the_folders_that_models_are_put_into(tmp_path: Path) -> None:
+    found = install(tmp_path)
+    made = sorted(path.name for path in found.base.iterdir())
+    assert made == ["Lora", "VAE", "embeddings", "v1", "v2", "xl"]
+
+
+def test_what_could_not_be_fetched_is_named_at_the_end(tmp_path: Path) -> None:
+    found = install(tmp_path, "--yes", fail="base-v1-inpaint")
+    assert found.done.returncode == 1
+    assert found.calls == ["models get vocabulary", *BASES], "the others are fetched all the same"
+    assert "Could not be fetched: base-v1-inpaint. Run this again" in found.done.stderr
+
+
+def test_offline_takes_the_vocabulary_from_the_wheels(tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    found = install(tmp_path, "--offline", str(tmp_path / "wheels"))
+    assert found.calls == [f"models get vocabulary --wheels {tmp_path}/wheels"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--offline"], ["--offline", "/none"], ["--models"], ["--models", "v9"], ["--all"]]
+)
+def test_wrong_options_of_install_change_nothing(tmp_path: Path, words: list[str]) -> None:
+    found = install(tmp_path, *words)
+    assert found.done.returncode == 2 and found.done.stderr.endswith("--help.\n")
+    assert found.calls == [] and not found.base.exists()
+
+
+def test_install_explains_itself() -> None:
+    done = run(ROOT / "bin" / "install.sh", "--help")
+    assert done.returncode == 0
+    for option in ("--yes", "--models", "--no-models", "--offline"):
+        assert f"bin/install.sh {option}" in done.stdout

@@ -54,8 +54,12 @@ class Networks:
 def make_networks(arch: Arch) -> Networks:
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        tokens = arch.texts[0].config["vocab_size"]
-        texts = [tiny.make_text_encoder(tokens, projected=text.pooled) for text in arch.texts]
+        texts = [
+            tiny.make_text_encoder(
+                text.config["vocab_size"], text.config["hidden_size"], projected=text.pooled
+            )
+            for text in arch.texts
+        ]
         return Networks(tiny.make_unet(arch.unet), tiny.make_vae(arch.vae), texts)
 
 

@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL
 from runai.engine import loading
 from runai.engine.archs import ARCHS, Arch
 from runai.engine.devices import choose
+from runai.engine.distillations import DISTILLATIONS
 from runai.engine.loading import single
 from runai.engine.loading.weights import Reader
 from runai.errors import ModelBroken, VocabularyMissing
@@ -211,15 +212,83 @@ def test_a_depth_model_takes_its_estimator_from_the_base_paths(
 # --- what an SD 2 UNet predicts ----------------------------------------------------------
 
 
+def with_widths(arch: Arch, width: int) -> Arch:
+    """As wide in its text as the published ones, by which a file is known."""
+    tokens = arch.texts[0].config["vocab_size"]
+    config = tiny.make_text_encoder(tokens, width).config.to_dict()
+    texts = (replace(arch.texts[0], config=config),)
+    return replace(arch, texts=texts, unet={**arch.unet, "cross_attention_dim": width})
+
+
+def load_wide(
+    path: Path, arch: Arch, archs: dict[str, Arch], base: Path, **extra: torch.Tensor
+) -> Any:
+    """A file of an arch, wide, with more in it, loaded by what it says itself."""
+    table = {name: with_widths(archs[name], 1024) for name in ("sd2", "sd2-v")}
+    width = 768 if arch.version == "v1" else 1024
+    table |= {"sd1": with_widths(archs["sd1"], 768)}
+    weights = single_files.parts_of(
+        with_widths(arch, width), single_files.make_networks(with_widths(arch, width))
+    )
+    ldm.write_checkpoint(path, [*weights, extra], {})
+    entry = replace(single_files.entry_of(path, arch), arch="")
+    return loading.load(entry, FP32, [base], table)
+
+
 def test_metadata_says_what_a_version_2_file_predicts(
     base: Path, archs: dict[str, Arch], tmp_path: Path
 ) -> None:
+    wide = with_widths(archs["sd2"], 1024)
     said = {"modelspec.prediction_type": "v"}
-    entry = single_files.write(tmp_path / "v.safetensors", archs["sd2"], said)
-    model = loading.load(entry, FP32, [base], archs)
+    entry = replace(single_files.write(tmp_path / "v.safetensors", wide, said), arch="")
+    table = {"sd2": wide, "sd2-v": with_widths(archs["sd2-v"], 1024)}
+    model = loading.load(entry, FP32, [base], table)
     assert model.scheduler["prediction_type"] == "v_prediction"
     assert model.arch.name == "sd2-v"
     assert model.size == 768
+
+
+def test_a_file_that_does_not_say_what_it_predicts_is_asked(
+    base: Path, archs: dict[str, Arch], tmp_path: Path
+) -> None:
+    # random weights give neither the noise nor the picture back: that is "not the noise"
+    model = load_wide(tmp_path / "m.safetensors", archs["sd2"], archs, base)
+    assert model.arch.name == "sd2-v"
+    assert model.scheduler["prediction_type"] == "v_prediction"
+
+
+def test_a_file_marked_as_trained_to_pure_noise_is_drawn_from_there(
+    base: Path, archs: dict[str, Arch], tmp_path: Path
+) -> None:
+    marks = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    model = load_wide(tmp_path / "m.safetensors", archs["sd1"], archs, base, **marks)
+    assert model.scheduler["prediction_type"] == "v_prediction"
+    assert model.scheduler["rescale_betas_zero_snr"]
+    assert model.scheduler["timestep_spacing"] == "trailing"
+
+
+# --- models of few steps -----------------------------------------------------------------
+
+
+def test_a_model_of_few_steps_brings_its_own_defaults(
+    base: Path, archs: dict[str, Arch], tmp_path: Path
+) -> None:
+    entry = single_files.write(tmp_path / "Some_XL_Lightning.safetensors", archs["sdxl"])
+    model = loading.load(replace(entry, distillation="lightning"), FP32, [base], archs)
+    assert model.defaults == DISTILLATIONS["lightning"].defaults
+    assert model.scheduler["timestep_spacing"] == "trailing"
+
+
+def test_a_unet_that_is_told_its_guidance_is_built_to_hear_it(
+    base: Path, archs: dict[str, Arch], tmp_path: Path
+) -> None:
+    told = replace(archs["sd1"], unet={**archs["sd1"].unet, "time_cond_proj_dim": 8})
+    entry = single_files.write(tmp_path / "m.safetensors", told)
+    entry = replace(entry, distillation="lcm")
+    model = loading.load(entry, FP32, [base], archs)
+    assert model.guidance_width == 8
+    assert model.defaults.guidance_scale == DISTILLATIONS["lcm"].told_guidance
+    assert_same(model, told)
 
 
 def test_a_network_that_gives_the_noise_back_predicts_noise() -> None:

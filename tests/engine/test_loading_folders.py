@@ -184,7 +184,7 @@ def test_a_folder_without_a_vocabulary_is_broken(folder: Path, content: str | No
 def test_a_hostile_pickle_in_a_folder_is_refused(folder: Path) -> None:
     (folder / UNET).unlink()
     torch.save({"x": eval}, (folder / UNET).with_suffix(".bin"))
-    with pytest.raises(ModelUnsafe, match="names __builtin__.eval"):
+    with pytest.raises(ModelUnsafe, match=r"names __builtin__\.eval"):
         load(folder)
 
 

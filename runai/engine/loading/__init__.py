@@ -22,9 +22,11 @@ from typing import Any
 from diffusers.image_processor import VaeImageProcessor
 
 from runai.engine import detection
-from runai.engine.archs import ARCHS, CHANNELS_BESIDE, Arch
+from runai.engine.archs import ARCHS, CHANNELS_BESIDE, Arch, Defaults
 from runai.engine.catalogue import Entry
+from runai.engine.detection import Finding
 from runai.engine.devices import Place, is_out_of_memory
+from runai.engine.distillations import DISTILLATIONS
 from runai.engine.loading import folders, single
 from runai.engine.loading.weights import Reader
 from runai.engine.model import LoadedModel
@@ -43,13 +45,16 @@ def load(
 ) -> LoadedModel:
     """Read a model whole. Raises a ModelError naming it if that cannot be done."""
     with _named(entry), Reader(place) as reader:
-        arch = _arch(entry, archs)
+        finding = _finding(entry, archs)
+        arch = archs[finding.arch]
         if entry.format == "diffusers":
             parts = folders.read(entry.path, arch, reader)
         else:
-            arch, parts = single.read(entry.path, arch, archs, base_paths, reader)
+            velocity = archs.get(f"{arch.name}-v")
+            arch, parts = single.read(entry.path, arch, finding, base_paths, reader, velocity)
         _check(parts["unet"].config, parts["texts"], arch)
-        return _assemble(entry, arch, place, parts)
+        defaults = _defaults(arch, parts["unet"].config, finding)
+        return _assemble(entry, arch, place, defaults, parts)
 
 
 def load_vae(entry: Entry, place: Place) -> Any:
@@ -89,14 +94,26 @@ def _named(entry: Entry) -> Iterator[None]:
         raise ModelBroken(f"{entry.name} cannot be loaded: {reason[0][:300]}") from error
 
 
-def _arch(entry: Entry, archs: dict[str, Arch]) -> Arch:
-    if entry.arch:
-        return archs[entry.arch]
-    look = detection.identify_folder if entry.format == "diffusers" else detection.identify
-    finding = look(entry.path)
-    if finding.kind != "model":
-        raise finding.error(entry.name)
-    return archs[finding.arch]
+def _finding(entry: Entry, archs: dict[str, Arch]) -> Finding:
+    """What the model is: what the catalogue knows of it, and the rest from a look at it."""
+    if entry.format == "diffusers":
+        found = detection.identify_folder(entry.path, entry.version)
+    else:
+        found = detection.identify(entry.path)
+    arch = entry.arch or found.arch
+    if arch not in archs:
+        raise (
+            found.error(entry.name)
+            if found.fault
+            else ModelUnsupported(f"{entry.name} is not a model that can be drawn with.")
+        )
+    return replace(found, arch=arch, distillation=entry.distillation or found.distillation)
+
+
+def _defaults(arch: Arch, unet: Any, finding: Finding) -> Defaults:
+    few_steps = DISTILLATIONS.get(finding.distillation or "")
+    told = getattr(unet, "time_cond_proj_dim", None) is not None
+    return few_steps.defaults_for(told=told) if few_steps else arch.defaults
 
 
 def _check(unet: Any, texts: Sequence[Any], arch: Arch) -> None:
@@ -115,13 +132,15 @@ def _check(unet: Any, texts: Sequence[Any], arch: Arch) -> None:
             raise ModelUnsupported(f"Its UNet is not that of {arch.name}: {name} is another.")
 
 
-def _assemble(entry: Entry, arch: Arch, place: Place, parts: dict[str, Any]) -> LoadedModel:
+def _assemble(
+    entry: Entry, arch: Arch, place: Place, defaults: Defaults, parts: dict[str, Any]
+) -> LoadedModel:
     factor = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
     return LoadedModel(
         entry=entry,
         arch=arch,
         place=place,
-        defaults=arch.defaults,
+        defaults=defaults,
         images=VaeImageProcessor(vae_scale_factor=factor),
         masks=VaeImageProcessor(
             vae_scale_factor=factor,

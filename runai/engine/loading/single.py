@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from runai.engine import detection, vocabulary
-from runai.engine.archs import Arch, TextEncoding
+from runai.engine.archs import Arch, Config, TextEncoding
+from runai.engine.detection import Finding
+from runai.engine.distillations import DISTILLATIONS
 from runai.engine.loading import folders, networks
 from runai.engine.loading.names import text_layouts, unet_layouts, vae_layouts
 from runai.engine.loading.weights import Reader, Rows, read_index
@@ -23,28 +25,40 @@ from runai.errors import ModelBroken
 
 VAES_BESIDE = (".vae.safetensors", ".vae.pt", ".vae.ckpt")
 VAE_PREFIXES = ("first_stage_model.", "", "vae.")
+# trained so that the last step is pure noise (Lin et al. 2023), and to be drawn from there
+ZERO_SNR: Config = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 DEPTH_ESTIMATORS = ("Intel/dpt-hybrid-midas", "Intel/dpt-large")
 
 
 def read(
-    path: Path, arch: Arch, archs: dict[str, Arch], base_paths: Sequence[Path], reader: Reader
+    path: Path,
+    arch: Arch,
+    finding: Finding,
+    base_paths: Sequence[Path],
+    reader: Reader,
+    velocity: Arch | None = None,
 ) -> tuple[Arch, dict[str, Any]]:
-    """The parts of a whole model, and its arch: the v-prediction form in `archs`, if it is that."""
+    """The parts of a whole model, and its arch.
+
+    `velocity`: the arch's v-prediction form, if it has one: taken where the file or, failing
+    that, the network itself says that it predicts v.
+    """
     rows, metadata = read_index(path)
-    unet = networks.empty_unet(arch.unet)
+    unet = networks.empty_unet({**arch.unet, **_told_guidance(rows)})
     vae = networks.empty_vae(arch.vae)
     vae_rows = _vae_rows(path, rows)
     parts = {
         "texts": tuple(_text(row, rows, base_paths, reader) for row in arch.texts),
         "vae": networks.fill(vae, vae_rows, vae_layouts(vae.config), reader),
         "unet": networks.fill(unet, rows, unet_layouts(unet.config), reader),
-        "scheduler": arch.scheduler,
     }
-    velocity = archs.get(f"{arch.name}-v")
-    if velocity and prediction(parts["unet"], metadata, reader) == "v_prediction":
-        parts["unet"] = networks.reconfigured(parts["unet"], velocity.unet)
-        parts["scheduler"] = velocity.scheduler
+    predicted = finding.prediction
+    if velocity and not predicted:
+        predicted = prediction(parts["unet"], metadata, reader)
+    if velocity and predicted == "v_prediction":
         arch = velocity
+        parts["unet"] = networks.reconfigured(parts["unet"], arch.unet)
+    parts["scheduler"] = _scheduler(arch, finding, predicted)
     if arch.beside == "depth":
         parts["depth"] = _depth(base_paths, reader)
     return arch, parts
@@ -55,6 +69,23 @@ def _text(row: TextEncoding, rows: Rows, base_paths: Sequence[Path], reader: Rea
     empty = networks.empty_text_encoder(row.config, pooled=row.pooled)
     network = networks.fill(empty, rows, text_layouts(row.kind, row.prefix), reader)
     return TextEncoder(tokenizer, network, row.layer, row.pooled)
+
+
+def _told_guidance(rows: Rows) -> Config:
+    """The width of the embedding by which a distilled UNet is told how much to be guided."""
+    told = rows.get("model.diffusion_model.time_embed.cond_proj.weight")
+    return {"time_cond_proj_dim": told.shape[1]} if told else {}
+
+
+def _scheduler(arch: Arch, finding: Finding, predicted: str | None) -> Config:
+    """What the arch draws with, and what this file was trained to besides."""
+    few_steps = DISTILLATIONS.get(finding.distillation or "")
+    return {
+        **arch.scheduler,
+        **(few_steps.scheduler if few_steps else {}),
+        **({"prediction_type": predicted} if predicted else {}),
+        **(ZERO_SNR if finding.zero_snr else {}),
+    }
 
 
 def _depth(base_paths: Sequence[Path], reader: Reader) -> DepthEstimator | None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
-from runai.cli import COMMANDS, options
+from runai.cli import COMMANDS, convert, get, main, options
 from runai.cli.exit_codes import MEANINGS
+from runai.cli.fetch import vocabulary
+from runai.cli.fetch.wellknown import WELL_KNOWN
+from runai.engine.conversion import form_of
 from runai.schema import codec
 from runai.settings import ROWS, SWITCH, Row
 
@@ -35,12 +40,40 @@ def test_the_table_of_exit_codes_is_complete() -> None:
 def test_every_command_and_option_in_the_examples_exists() -> None:
     known = {flag for option in options.OPTIONS for flag in option.flags}
     known |= {row.flag for row in ROWS.values()} | {"-o", "--sidecar", "--task"}
+    known |= {
+        flag for command in (get, convert) for flag in command.parser()._option_string_actions
+    }
     commands = re.findall(r"^runai.*", README, re.MULTILINE)
     assert len(commands) >= 7
     for line in commands:
         words = line.partition("#")[0].split()[1:]
         assert not words or words[0].startswith("-") or words[0] in COMMANDS
         assert {word for word in words if re.match(r"--?[a-z]", word)} <= known, line
+
+
+GETS = re.findall(r"^runai models get ([^#\n]*)", README, re.MULTILINE)
+CONVERSIONS = re.findall(r"^runai models convert ([^#\n]*)", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", GETS)
+def test_what_the_readme_fetches_could_be_fetched(line: str) -> None:
+    """Up to the hub, which is not there for a test."""
+    repo = get.command_line().parse_args(shlex.split(line)).repo
+    assert repo == vocabulary.NAME or repo in WELL_KNOWN or repo.count("/") == 1
+
+
+def test_what_the_readme_converts_is_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "models"
+    (base / "v1").mkdir(parents=True)
+    torch.save({"state_dict": {"a": torch.ones(2)}}, base / "v1" / "my-model.ckpt")
+    monkeypatch.chdir(tmp_path)
+    first, *others = [shlex.split(line) for line in CONVERSIONS]
+    assert main(["models", "convert", *first, "--model-base-path", str(base)]) == 0
+    assert (tmp_path / first[1]).is_file()
+    forms = [(form_of(Path(words[0])), form_of(Path(words[1]))) for words in others]
+    assert forms == [("safetensors", "diffusers"), ("diffusers", "safetensors")]
 
 
 @pytest.mark.parametrize("line", re.findall(r'^\{"type": .*\}$', README, re.MULTILINE))

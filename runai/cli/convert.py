@@ -21,14 +21,7 @@ tqdm.monitor_interval = 0  # or tqdm starts a thread of its own
 
 
 def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
-    parser = Parser("models convert", "Make a .ckpt, .safetensors or diffusers folder of another.")
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a model file or folder")
-    parser.add_argument(
-        "target", type=Path, metavar="TARGET", help="NAME.safetensors, NAME.ckpt, or a new folder"
-    )
-    parser.add_argument("--force", action="store_true", help="replace a target that is there")
-    parser.add_settings(("model_base_path",))
-    arguments, settings = parser.read(words)
+    arguments, settings = command_line().read(words)
     base = settings.model_base_path.expanduser()
     stay_offline()
     from runai.engine import conversion  # imports torch
@@ -43,6 +36,17 @@ def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
         _say(f"{len(planned.dropped)} tensors that drawing has no use for were left out.")
     print(arguments.target)
     return ExitCode.OK
+
+
+def command_line() -> Parser:
+    parser = Parser("models convert", "Make a .ckpt, .safetensors or diffusers folder of another.")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a model file or folder")
+    parser.add_argument(
+        "target", type=Path, metavar="TARGET", help="NAME.safetensors, NAME.ckpt, or a new folder"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a target that is there")
+    parser.add_settings(("model_base_path",))
+    return parser
 
 
 def _found(path: Path, base: Path) -> Path:

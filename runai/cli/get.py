@@ -42,7 +42,7 @@ PLACES = {"lora": "Lora", "vae": "VAE", "embedding": "embeddings"}
 
 
 def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
-    arguments, settings = _parser().read(words)
+    arguments, settings = command_line().read(words)
     base = settings.model_base_path.expanduser()
     _go_online()
     try:
@@ -56,7 +56,7 @@ def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
     return ExitCode.OK
 
 
-def _parser() -> Parser:
+def command_line() -> Parser:
     known = "; ".join(f"{name}: {row.what} ({row.size_gb} GB)" for name, row in WELL_KNOWN.items())
     parser = Parser(
         "models get",

@@ -20,7 +20,6 @@ import pytest
 
 from runai.cli.fetch import vocabulary
 from runai.cli.fetch.wellknown import ORGANISATIONS, WELL_KNOWN
-from runai.engine.catalogue import FOLDERS
 from runai.errors import FetchFailed
 
 ROOT = Path(__file__).parents[2]
@@ -326,11 +325,10 @@ def test_what_cannot_be_used_stays_aside_and_is_named(
     assert len(done.err.splitlines()) == 2, "what is fetched, and the error"
 
 
-def test_the_well_known_lie_where_the_catalogue_looks() -> None:
+def test_the_well_known_have_their_place_under_an_organisation() -> None:
     for row in WELL_KNOWN.values():
         owner, _, name = row.place.partition("/")
         assert owner in ORGANISATIONS and name
-        assert owner in FOLDERS or owner == "CompVis"
 
 
 def test_the_vocabulary_must_be_the_one() -> None:

@@ -94,6 +94,7 @@ HOST = Kind(_read_host, "a host name or an address, without a port", "HOST")
 FOLDER = Kind(_read_path, "a folder that is there", "FOLDER")
 DEVICE = matching(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:N, mps", "DEVICE")
 DTYPE = matching("auto|fp32|fp16|bf16", "one of auto, fp32, fp16, bf16", "DTYPE")
+MISSING = matching("error|warn", "one of error, warn", "error|warn")
 LEVEL = matching("debug|info|warning|error", "one of debug, info, warning, error", "LEVEL")
 
 
@@ -126,6 +127,12 @@ class Settings:
         0, whole(0, word="BYTES"), "most memory for models and drawing; 0: all there is"
     )
     idle_unload_s: float = _row(0.0, SECONDS, "let go of what was not used so long; 0: never")
+    nsfw_filter_missing: str = _row(
+        "error", MISSING, "NSFW filter asked for and not there: error, or warn and draw"
+    )
+    watermark_missing: str = _row(
+        "error", MISSING, "watermark asked for and not possible: error, or warn and draw"
+    )
     grace_s: float = _row(5.0, SECONDS, "what is being drawn may take so long when told to stop")
     insecure: bool = _row(False, SWITCH, "allow a host that other computers can reach")
     log_level: str = _row("info", LEVEL, "debug, info, warning or error")

@@ -83,6 +83,8 @@ def torch_engine(settings: Settings) -> Engine:
         example_path=example_path(),
         max_memory=settings.max_memory,
         idle_unload_s=settings.idle_unload_s,
+        nsfw_filter_missing=settings.nsfw_filter_missing,
+        watermark_missing=settings.watermark_missing,
     )
 
 

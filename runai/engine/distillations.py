@@ -47,16 +47,16 @@ class Distillation:
             return replace(self.defaults, guidance_scale=self.told_guidance)
         return self.defaults
 
-    def surprise(self, choices: Defaults, *, told: bool) -> str | None:
-        """A note on a request that asks for far more than such a model is made for."""
+    def surprises(self, choices: Defaults, *, told: bool) -> list[str]:
+        """Notes on a request that asks for far more than such a model is made for."""
         steps, guidance = choices.num_inference_steps, choices.guidance_scale
         strong = guidance > FAR * self.most_guidance and not (told and self.told_guidance)
         if steps <= FAR * self.most_steps and not strong:
-            return None
-        return (
+            return []
+        return [
             f"This model is made for at most {self.most_steps} steps and a guidance of "
             f"{self.most_guidance:g}; {steps} steps and {guidance:g} were used as asked."
-        )
+        ]
 
 
 _TRAILING: Config = {"timestep_spacing": "trailing"}

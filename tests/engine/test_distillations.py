@@ -18,7 +18,7 @@ def test_a_few_step_model_is_drawn_in_few_steps_with_little_guidance(kind: str) 
     assert 1 <= defaults.num_inference_steps <= distillation.most_steps <= 8
     assert defaults.guidance_scale <= 1
     assert defaults.sampler in SAMPLERS
-    assert distillation.surprise(defaults, told=False) is None
+    assert distillation.surprises(defaults, told=False) == []
 
 
 @pytest.mark.parametrize("kind", ["turbo", "lightning", "hyper"])
@@ -44,17 +44,16 @@ def test_a_model_that_is_told_its_guidance_has_its_own_scale_of_it() -> None:
     lcm = DISTILLATIONS["lcm"]
     assert lcm.defaults_for(told=True).guidance_scale == 8.0
     assert lcm.defaults_for(told=False).guidance_scale == 1.0
-    assert lcm.surprise(Defaults(4, 8.0, "lcm"), told=True) is None
-    assert lcm.surprise(Defaults(4, 8.0, "lcm"), told=False) is not None
+    assert lcm.surprises(Defaults(4, 8.0, "lcm"), told=True) == []
+    assert lcm.surprises(Defaults(4, 8.0, "lcm"), told=False) != []
 
 
 @pytest.mark.parametrize("choices", [Defaults(20, 0.0), Defaults(4, 7.5), Defaults(50, 7.5)])
 def test_what_burns_a_picture_is_done_as_asked_with_a_note(choices: Defaults) -> None:
-    note = DISTILLATIONS["turbo"].surprise(choices, told=False)
-    assert note is not None
+    [note] = DISTILLATIONS["turbo"].surprises(choices, told=False)
     assert f"{choices.num_inference_steps} steps" in note
     assert f"{choices.guidance_scale:g}" in note
 
 
 def test_what_is_only_a_little_more_needs_no_note() -> None:
-    assert DISTILLATIONS["turbo"].surprise(Defaults(8, 2.0), told=False) is None
+    assert DISTILLATIONS["turbo"].surprises(Defaults(8, 2.0), told=False) == []

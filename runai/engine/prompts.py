@@ -146,10 +146,11 @@ class _Half:
         return tuple(Phase(first, texts[composition]) for first, composition in self.script)
 
     def _text(self, encoded: list[Encoded], chunks: int, dtype: torch.dtype) -> Text:
-        whole = [
-            torch.cat([*e.states, *[r.empty().states] * (chunks - len(e.states))], dim=1)
-            for e, r in zip(encoded, self.readers, strict=True)
-        ]
+        whole = []
+        for of_one, reader in zip(encoded, self.readers, strict=True):
+            missing = range(len(of_one.states), chunks)
+            filling = [reader.empty().states for _ in missing]
+            whole.append(torch.cat([*of_one.states, *filling], dim=1))
         pooled = next((e.pooled.to(dtype) for e in encoded if e.pooled is not None), None)
         return Text(torch.cat(whole, dim=-1).to(dtype), pooled)
 

@@ -57,6 +57,8 @@ def test_every_setting_can_be_given_everywhere(tmp_path: Path) -> None:
         "dtype": "BF16",
         "insecure": "1",
         "log_level": "debug",
+        "nsfw_filter_missing": "warn",
+        "watermark_missing": "WARN",
     }
     given = {name: texts.get(name, "64") for name in ROWS}
     given |= {"max_message_bytes": "2048", "max_pixels": "4096"}

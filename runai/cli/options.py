@@ -81,12 +81,17 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         )
     group.add_argument("--task", choices=TASKS, help="what to do (told by what is given)")
     group.add_argument("--nsfw-filter", action="store_true", help="blacken what is not safe")
+    group.add_argument("--watermark", action="store_true", help="write an invisible watermark")
 
 
 def request_of(arguments: argparse.Namespace) -> GenerationRequest:
     """The request that the options mean. Raises InvalidSetting or a RequestError."""
     task = arguments.task or _told_by(arguments)
-    given: dict[str, Any] = {"prompt": arguments.prompt, "nsfw_filter": arguments.nsfw_filter}
+    given: dict[str, Any] = {
+        "prompt": arguments.prompt,
+        "nsfw_filter": arguments.nsfw_filter,
+        "watermark": arguments.watermark,
+    }
     for option in OPTIONS:
         value = getattr(arguments, option.fields[0])
         if value is not None:

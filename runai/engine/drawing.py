@@ -12,7 +12,7 @@ from runai.engine.model import LoadedModel
 from runai.engine.plan import Plan
 from runai.engine.starts import Sample
 from runai.schema.events import Completed, Parameters, Picture, Progress
-from runai.schema.requests import GenerationRequest
+from runai.schema.requests import GenerationRequest, PromptDialect
 
 PREVIEW_EVERY = 4  # steps
 
@@ -29,6 +29,9 @@ class Drawing:
     seed: int
     samples: list[Sample]
     plan: Plan
+    dialect: PromptDialect = "plain"
+    model_hash: str | None = None
+    vae: str = ""  # the name of the one that is used instead of the model's own
     notes: tuple[str, ...] = ()
     pictures: dict[int, Picture] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
@@ -73,23 +76,26 @@ class Drawing:
 
     def parameters(self) -> Parameters:
         request = self.request
+        edits = self.model.arch.beside == "picture"
         return Parameters(
             task=request.task,
             model=self.model.name,
+            model_hash=self.model_hash,
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
-            prompt_dialect=request.prompt_dialect or "plain",
+            prompt_dialect=self.dialect,
             num_inference_steps=self.choices.num_inference_steps,
             guidance_scale=self.choices.guidance_scale,
+            image_guidance_scale=request.image_guidance_scale if edits else None,
             sampler=self.choices.sampler,
             eta=request.eta,
             clip_skip=request.clip_skip,
             loras=request.loras,
-            vae=request.vae,
+            vae=self.vae,
             seed=self.seed,
             num_images=request.num_images,
             width=self.canvas.extent.width,
             height=self.canvas.extent.height,
-            strength=getattr(request, "strength", None),
+            strength=None if edits else getattr(request, "strength", None),
             noise_level=getattr(request, "noise_level", None),
         )

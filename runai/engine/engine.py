@@ -9,23 +9,22 @@ in halves, a single picture once more by a plan that needs less.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-
-from runai.engine import canvas, finish, loading, prompts, starts, step_loop
-from runai.engine import plan as plans
+from runai.engine import finish, loading, step_loop
+from runai.engine.admission import Admission
 from runai.engine.cache import ModelCache
-from runai.engine.catalogue import Catalogue, Entry
-from runai.engine.devices import choose, is_out_of_memory
+from runai.engine.catalogue import Catalogue
+from runai.engine.devices import choose
 from runai.engine.drawing import PREVIEW_EVERY, Drawing
-from runai.engine.model import LoadedModel
-from runai.engine.plan import Plan
-from runai.engine.safety import SafetyFilter
+from runai.engine.faults import device_errors
+from runai.engine.fitting import Fitting
+from runai.engine.loras import LoraShelf
+from runai.engine.safety import Missing, SafetyFilter
 from runai.engine.starts import Sample
-from runai.errors import EngineError, ModelNotFound, OutOfMemory, RunAIError
+from runai.engine.watermark import Watermark
+from runai.errors import ModelNotFound, OutOfMemory, RunAIError
 from runai.schema.events import (
     ErrorBody,
     Failed,
@@ -34,14 +33,13 @@ from runai.schema.events import (
     Memory,
     ModelInfo,
     Preview,
+    Unusable,
 )
 from runai.schema.limits import Limits
-from runai.schema.requests import GenerationRequest, MemoryPlan
+from runai.schema.requests import GenerationRequest
 
 MAX_ACTIVE_SAMPLES = 8
 COUNTED_SAMPLES = 2  # of one request: one for many pictures must not keep all others out
-# what torch and diffusers raise while drawing; anything else is a fault of ours
-DEVICE_FAULTS = (RuntimeError, ValueError, TypeError, LookupError, MemoryError)
 Outcome = tuple[str, JobEvent]
 
 
@@ -63,24 +61,30 @@ class TorchEngine:
         example_path: Path | None = None,
         max_memory: int = 0,
         idle_unload_s: float = 0.0,
+        nsfw_filter_missing: Missing = "error",
+        watermark_missing: Missing = "error",
     ) -> None:
         bases = [model_base_path] if isinstance(model_base_path, Path) else list(model_base_path)
-        self._place = choose(device, dtype)
-        self._limits = limits or Limits()
+        place = choose(device, dtype)
         self._max_batch = max_batch
         self._catalogue = Catalogue(bases, example_path)
         paths = self._catalogue.base_paths
         self._cache = ModelCache(
             lambda entry, place: loading.load(entry, place, paths),
             loading.load_vae,
-            self._place,
+            place,
             max_bytes=max_memory,
         )
         self._idle_unload_s = idle_unload_s
-        self._newest_plan: Plan | None = None
-        self._filter = SafetyFilter(paths, self._place)
-        self._previewer = finish.Previewer()
         self._drawings: dict[str, Drawing] = {}
+        self._fitting = Fitting(self._cache, self._drawings)
+        self._filter = SafetyFilter(paths, place, self._folders, nsfw_filter_missing)
+        self._watermark = Watermark(watermark_missing)
+        self._shelf = LoraShelf(self._catalogue)
+        self._admission = Admission(
+            self._catalogue, self._shelf, self._filter, self._watermark, limits or Limits()
+        )
+        self._previewer = finish.Previewer()
         self._turn = 0
         # samples a call may hold, of groups for which a larger call ran out of memory
         self._ceilings: dict[step_loop.Key, int] = {}
@@ -91,21 +95,25 @@ class TorchEngine:
         """The catalogue, the default model marked. Any thread."""
         return self._catalogue.infos(self._cache.names())
 
+    def unusable(self) -> list[Unusable]:
+        """What lies in the model folders and cannot be used. Any thread."""
+        return self._catalogue.unusable()
+
     def loaded_models(self) -> list[str]:
         """The names of the models in memory. Any thread."""
         return self._cache.names()
 
     def holdings(self) -> Holdings:
         """What is in memory, and how much more could be. Any thread."""
-        return self._cache.holdings(self._in_use())
+        return self._cache.holdings(self._fitting.in_use())
 
     def newest_memory(self) -> Memory | None:
         """How the newest request was fitted into memory. Any thread."""
-        plan = self._newest_plan
+        plan = self._fitting.newest
         return None if plan is None else plan.as_event()
 
     def model_of(self, request: GenerationRequest) -> str:
-        return self._resolve(request)[0].name
+        return self._admission.resolve(request)[0].name
 
     def is_warm(self, request: GenerationRequest) -> bool:
         try:
@@ -124,56 +132,18 @@ class TorchEngine:
 
     def admit(self, key: str, request: GenerationRequest) -> None:
         """Start the samples of a request; see Engine.admit."""
-        entry, note = self._resolve(request)
-        if request.nsfw_filter and not entry.example:
-            self._filter.require()
-        drawing = self._fit(key, request, entry)
-        drawing.notes = (*note, *drawing.notes)
-        self._drawings[key] = drawing
-
-    def _fit(self, key: str, request: GenerationRequest, entry: Entry) -> Drawing:
-        """Begin by the plan that fits; if memory runs out all the same, once more by the next."""
-        plan = self._newest_plan = self._cache.plan(entry, request, self._in_use())
-        try:
-            with _device_errors():
-                return self._begin(key, request, entry, plan)
-        except OutOfMemory as error:
-            reason = error
-        self._cache.free(self._in_use())
-        later = self._newest_plan = plans.lower(plan)
-        try:
-            with _device_errors():
-                drawing = self._begin(key, request, entry, later)
-        except OutOfMemory:
-            raise plans.failed(later) from reason
-        drawing.stepped_down = True
-        return drawing
-
-    def _begin(self, key: str, request: GenerationRequest, entry: Entry, plan: Plan) -> Drawing:
-        model = self._cache.get(entry, self._in_use(), plan)
-        self._cache.arrange(model, self._arrangement_of(model, plan))
-        return self._started(key, request, model, plan)
-
-    @torch.inference_mode()
-    def _started(
-        self, key: str, request: GenerationRequest, model: LoadedModel, plan: Plan
-    ) -> Drawing:
-        with finish.vae_ready(model, tiled=plan.tiled):
-            prepared = canvas.prepare(model, request, self._limits)
-        choices = model.defaults.overridden_by(request)
-        conditioning = prompts.encode(
-            model, request.prompt, request.negative_prompt, choices.guidance_scale
+        entry, notes = self._admission.resolve(request)
+        self._admission.check(request, entry)
+        drawing = self._fitting.begin(
+            request,
+            entry,
+            self._admission.vae_of(request, entry),
+            lambda model, plan: self._admission.begin(key, request, model, plan),
         )
-        seed = secrets.randbelow(2**32) if request.seed is None else request.seed
-        samples = [
-            starts.start(model, request, choices, prepared, conditioning, seed + i)
-            for i in range(request.num_images)
-        ]
-        for sample in samples:
+        drawing.notes = (*notes, *drawing.notes)
+        for sample in drawing.samples:
             sample.last_turn = self._turn
-        return Drawing(
-            key, request, model, choices, prepared, seed, samples, plan, conditioning.notes
-        )
+        self._drawings[key] = drawing
 
     def step(self) -> list[Outcome]:
         """One turn of the loop; see Engine.step."""
@@ -183,8 +153,9 @@ class TorchEngine:
             return []
         self._turn += 1
         try:
-            with _device_errors():
-                self._cache.arrange(batch[0].model, self._arrangement_of(batch[0].model))
+            with device_errors():
+                self._fitting.arrange(batch[0].model)
+                self._shelf.activate(batch[0].model, batch[0].loras)
                 step_loop.advance(batch, self._turn)
         except OutOfMemory as error:
             return self._shrink(batch, active[batch[0]], error)
@@ -200,32 +171,18 @@ class TorchEngine:
         """Let go of what was idle for too long; see Engine.rest."""
         if not self._idle_unload_s:
             return None
-        return self._cache.rest(self._idle_unload_s, self._in_use())
+        return self._cache.rest(self._idle_unload_s, self._fitting.in_use())
 
     def close(self) -> None:
         self._drawings.clear()
         self._cache.clear()
+        self._catalogue.close()
 
     # --- within ----------------------------------------------------------------------
 
-    def _resolve(self, request: GenerationRequest) -> tuple[Entry, list[str]]:
-        if not request.model:
-            return self._catalogue.default(request.model_version, request.task), []
-        try:
-            return self._catalogue.find(request.model, request.model_version), []
-        except ModelNotFound:
-            if not request.model_fallback:
-                raise
-        entry = self._catalogue.default(request.model_version, request.task)
-        return entry, [f"There is no model {request.model!r}; {entry.name} was used instead."]
-
-    def _in_use(self) -> set[str]:
-        return {drawing.model.name for drawing in list(self._drawings.values())}
-
-    def _arrangement_of(self, model: LoadedModel, *more: Plan) -> MemoryPlan:
-        """What serves all who draw with a model, so that its parts do not move to and fro."""
-        drawing = [d.plan for d in self._drawings.values() if d.model.name == model.name]
-        return plans.strictest(plan.name for plan in (*drawing, *more))
+    def _folders(self) -> list[Path]:
+        """Of diffusers models, which may bring a safety checker."""
+        return [e.path for e in self._catalogue.entries() if e.format == "diffusers"]
 
     def _shrink(self, batch: Sequence[Sample], first: Drawing, error: OutOfMemory) -> list[Outcome]:
         """After a call that was too large for memory: the same samples again, with less."""
@@ -233,18 +190,10 @@ class TorchEngine:
             self._ceilings[step_loop.key_of(batch[0])] = len(batch) // 2
             return []
         try:
-            self._step_down(first, error)
+            self._fitting.step_down(first, error)
         except OutOfMemory as final:
             return self._fail({first.key}, final)
         return []
-
-    def _step_down(self, drawing: Drawing, error: OutOfMemory) -> None:
-        """Free what can be, and go on by the next plan; the second time OutOfMemory."""
-        if drawing.stepped_down:
-            raise plans.failed(drawing.plan) from error
-        self._cache.free(self._in_use())
-        drawing.plan = self._newest_plan = plans.lower(drawing.plan)
-        drawing.stepped_down = True
 
     def _outcomes(self, drawing: Drawing, batch: Sequence[Sample]) -> Iterator[Outcome]:
         yield drawing.key, drawing.progress()
@@ -266,25 +215,28 @@ class TorchEngine:
     def _complete(self, drawing: Drawing, index: int) -> None:
         while index not in drawing.pictures:
             try:
-                with _device_errors():
+                with device_errors():
                     self._decode(drawing, index)
             except OutOfMemory as error:
-                self._step_down(drawing, error)
+                self._fitting.step_down(drawing, error)
 
     def _decode(self, drawing: Drawing, index: int) -> None:
         model, plan = drawing.model, drawing.plan
-        self._cache.arrange(model, self._arrangement_of(model))
+        self._fitting.arrange(model)
         picture = finish.decode(model, drawing.samples[index].latents, tiled=plan.tiled)
-        nsfw = False
-        if drawing.request.nsfw_filter and not drawing.model.entry.example:
+        request, nsfw = drawing.request, False
+        if request.nsfw_filter and not model.entry.example:
             picture, nsfw = self._filter.check(picture)
+        if request.watermark and not nsfw:
+            picture, notes = self._watermark.mark(picture, model.arch.version)
+            drawing.notes = tuple(dict.fromkeys((*drawing.notes, *notes)))
         drawing.add(index, picture, nsfw=nsfw)
 
     def _previews(self, drawing: Drawing, index: int, sample: Sample) -> Iterator[Outcome]:
         if sample.estimate is None or sample.position % PREVIEW_EVERY:
             return
         try:
-            with _device_errors():
+            with device_errors():
                 png = self._previewer.draw(drawing.model, sample.estimate)
         except RunAIError:  # a picture without previews is better than none
             sample.wants_estimate, sample.estimate = False, None
@@ -296,18 +248,3 @@ class TorchEngine:
         body = ErrorBody.of(error)
         failed = [(key, self._drawings.pop(key)) for key in keys if key in self._drawings]
         return [(key, Failed(id=drawing.request.id, error=body)) for key, drawing in failed]
-
-
-class _device_errors:  # noqa: N801 - used as a statement: `with _device_errors():`
-    """Turns what torch raises into errors that say what to do."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        if is_out_of_memory(error):
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            raise OutOfMemory("There is not enough memory on the device for this.") from error
-        if isinstance(error, DEVICE_FAULTS):
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-            raise EngineError(f"Drawing failed: {reason}") from error

@@ -22,6 +22,7 @@ from runai.engine.archs import Defaults
 from runai.engine.canvas import Canvas
 from runai.engine.geometry import Extent
 from runai.engine.guidance import Guidance, Scales, embedding, kind_for
+from runai.engine.loras import LoraSet
 from runai.engine.model import LoadedModel
 from runai.engine.prompts import Conditioning
 from runai.engine.samplers import make_scheduler, set_timesteps, step_arguments
@@ -71,7 +72,7 @@ class Sample:
     timesteps: torch.Tensor
     latents: torch.Tensor
     arguments: dict[str, Any]
-    loras: tuple[Any, ...] = ()
+    loras: LoraSet = ()
     beside: torch.Tensor | None = None
     blend: Blend | None = None
     position: int = 0
@@ -105,8 +106,9 @@ def start(
     canvas: Canvas,
     conditioning: Conditioning,
     seed: int,
+    loras: LoraSet = (),
 ) -> Sample:
-    """The sample of one picture at its first step."""
+    """The sample of one picture at its first step. `loras`: the set it is drawn with."""
     generator = torch.Generator("cpu").manual_seed(seed)
     steps = choices.num_inference_steps
     scheduler = make_scheduler(choices.sampler, model.scheduler, seed)
@@ -124,6 +126,7 @@ def start(
         timesteps=timesteps,
         latents=torch.empty(0),
         arguments=step_arguments(scheduler, eta=request.eta, generator=generator),
+        loras=loras,
         wants_estimate=request.preview,
     )
     _first_latents(sample, canvas, generator)

@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
+from runai.engine.loras import LoraSet
 from runai.engine.model import LoadedModel
 from runai.engine.prompts import Text
 from runai.engine.starts import Sample, Told
 
-Key = tuple[int, tuple[int, ...], int, tuple[Any, ...]]
+Key = tuple[int, tuple[int, ...], int, LoraSet]
 _LARGE_PARAMETERS = 100_000_000
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from runai.schema.events import Holdings, JobEvent, Memory, ModelInfo
+from runai.schema.events import Holdings, JobEvent, Memory, ModelInfo, Unusable
 from runai.schema.requests import GenerationRequest
 
 
@@ -63,6 +63,10 @@ class Engine(Protocol):
 
     def models(self) -> list[ModelInfo]:
         """The catalogue. May be called from any thread."""
+        ...
+
+    def unusable(self) -> list[Unusable]:
+        """What lies beside the models and cannot be used, and why. Any thread."""
         ...
 
     def loaded_models(self) -> list[str]:

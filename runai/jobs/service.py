@@ -116,7 +116,7 @@ class Service:
             raise again(fatal)
         if engine is None:
             raise ServerStopping("The server is stopping.")
-        return Models(models=engine.models())
+        return Models(models=engine.models(), unusable=engine.unusable())
 
     def drain(self, grace_s: float) -> bool:
         """Take no new work, cancel what waits, and give what runs `grace_s` seconds to end.

@@ -2,12 +2,13 @@
 
 `ScriptedEngine` keeps every promise of `runai.jobs.engine.Engine` and none of its costs: no
 torch, no files, no time, no chance. Its pictures are real PNGs of the size that was asked
-for. A test steers it in four ways:
+for. A test steers it in these ways:
 
 - `gate`: `engine.gate.close()` makes the worker wait before its next step,
   `wait_until_reached()` tells when it is there, `let_pass(n)` gives it n steps, `open()` all;
   `loading_gate` does the same for the loading of a model.
 - `faults`: what goes wrong with which request (by its id), and when.
+- `models_on_disk`, and `useless` files with the reasons why.
 - `capacity` and `max_loaded`: how many requests, and how many models, fit.
 - `rests`: what `rest` answers, in turn, once models are loaded; with the last one they go.
 - `log`: what the engine was asked to do, in order, to assert on afterwards.
@@ -39,6 +40,7 @@ from runai.schema.events import (
     Picture,
     Preview,
     Progress,
+    Unusable,
 )
 from runai.schema.requests import GenerationRequest, TextToImage, Upscale
 
@@ -131,6 +133,7 @@ class ScriptedEngine:
     """See the module. `models`: the catalogue, the first being the default."""
 
     models_on_disk: Sequence[str] = ("shapes", "other")
+    useless: Mapping[str, str] = field(default_factory=dict)
     capacity: int = 4
     max_loaded: int = 1
     rests: list[float | None] = field(default_factory=list)
@@ -217,6 +220,9 @@ class ScriptedEngine:
             )
             for name in self.models_on_disk
         ]
+
+    def unusable(self) -> list[Unusable]:
+        return [Unusable(name=name, reason=why) for name, why in self.useless.items()]
 
     def close(self) -> None:
         self._note("close", "")

@@ -9,6 +9,7 @@ from PIL import Image
 
 from runai.errors import ModelNotFound, NotFinite
 from runai.jobs.engine import Engine
+from runai.jobs.service import Service
 from runai.schema.events import Completed, Failed, JobEvent, Progress
 from runai.schema.requests import GenerationRequest, ImageToImage
 from runai.testing import scripted
@@ -102,3 +103,12 @@ def test_a_gate_that_nobody_opens_is_an_error_and_no_hang(monkeypatch: pytest.Mo
         gate.enter()
     gate.let_pass()
     gate.enter()
+
+
+def test_what_cannot_be_used_is_listed_with_its_reason() -> None:
+    engine = ScriptedEngine(useless={"v1/broken.ckpt": "It ends too early."})
+    service = Service(lambda: engine)
+    service.start()
+    found = service.models().unusable
+    service.stop()
+    assert [(row.name, row.reason) for row in found] == [("v1/broken.ckpt", "It ends too early.")]

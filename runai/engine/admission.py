@@ -1,0 +1,154 @@
+"""From a request to its drawing: which model, whether it can, and the samples at their first step.
+
+Rules: everything that can be refused without loading anything is refused first. A default is
+not a request: where the model's default number of steps is more than the server allows, it is
+lowered, not refused. What is done otherwise than asked is told in a note.
+
+Does not load models and knows no memory plan; `engine` gives it the model to draw with.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from runai.engine import canvas, finish, loras, starts
+from runai.engine.archs import ARCHS, Arch, Defaults
+from runai.engine.catalogue import Catalogue, Entry
+from runai.engine.distillations import DISTILLATIONS
+from runai.engine.drawing import Drawing
+from runai.engine.embeddings import Embeddings
+from runai.engine.hashes import short_hash
+from runai.engine.loras import LoraShelf
+from runai.engine.model import LoadedModel
+from runai.engine.plan import Plan
+from runai.engine.prompting import loras_of
+from runai.engine.prompts import Prompts
+from runai.engine.safety import SafetyFilter
+from runai.engine.watermark import Watermark
+from runai.errors import ModelNotFound, ModelUnsupported
+from runai.schema.limits import Limits
+from runai.schema.requests import GenerationRequest
+
+PROMPT_CACHE_BYTES = 64 * 2**20
+
+
+class Admission:
+    """Takes requests up. `shelf` is the engine's too: it activates LoRAs for the UNet."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        shelf: LoraShelf,
+        safety: SafetyFilter,
+        watermark: Watermark,
+        limits: Limits,
+    ) -> None:
+        self._catalogue = catalogue
+        self._shelf = shelf
+        self._safety = safety
+        self._watermark = watermark
+        self._limits = limits
+        self._embeddings = Embeddings(catalogue)
+        self._prompts = Prompts(PROMPT_CACHE_BYTES)
+
+    def resolve(self, request: GenerationRequest) -> tuple[Entry, list[str]]:
+        """The model a request means, and notes on it. Raises ModelNotFound."""
+        if not request.model:
+            return self._catalogue.default(request.model_version, request.task), []
+        try:
+            return self._catalogue.find(request.model, request.model_version), []
+        except ModelNotFound:
+            if not request.model_fallback:
+                raise
+        entry = self._catalogue.default(request.model_version, request.task)
+        return entry, [f"There is no model {request.model!r}; {entry.name} was used instead."]
+
+    def vae_of(self, request: GenerationRequest, entry: Entry) -> Entry | None:
+        """The VAE to draw with instead of the model's own, if one is asked for."""
+        if not request.vae:
+            return None
+        return self._catalogue.find(request.vae, entry.version, kind="vae")
+
+    def check(self, request: GenerationRequest, entry: Entry) -> None:
+        """Refuse what can be refused before anything is loaded."""
+        if entry.arch:
+            _check_task(request, entry, ARCHS[entry.arch])
+        self._safety.require(request, entry)
+
+    @torch.inference_mode()
+    def begin(
+        self, key: str, request: GenerationRequest, model: LoadedModel, plan: Plan
+    ) -> Drawing:
+        """The drawing of a request with a loaded model, all its samples at their first step."""
+        _check_task(request, model.entry, model.arch)
+        choices = _choices(request, model, self._limits)
+        adapters = self._shelf.prepare(model, loras_of(request))
+        self._shelf.activate(model, adapters)
+        conditioning = self._prompts.encode(
+            model, request, choices, loras=loras.text_key(adapters), embeddings=self._embeddings
+        )
+        with finish.vae_ready(model, tiled=plan.tiled):
+            prepared = canvas.prepare(model, request, self._limits)
+        unmarked = self._watermark.require(request, *prepared.extent.size)
+        seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        samples = [
+            starts.start(model, request, choices, prepared, conditioning, seed + i, adapters)
+            for i in range(request.num_images)
+        ]
+        return Drawing(
+            key=key,
+            request=request,
+            model=model,
+            choices=choices,
+            canvas=prepared,
+            dialect=conditioning.dialect,
+            model_hash=self._hash_of(model.entry),
+            seed=seed,
+            samples=samples,
+            plan=plan,
+            notes=(
+                *_notes(request, model, choices),
+                *loras.notes(adapters),
+                *conditioning.notes,
+                *self._safety.require(request, model.entry),
+                *unmarked,
+            ),
+        )
+
+    def _hash_of(self, entry: Entry) -> str | None:
+        """The web UI's short hash, if it is known by now."""
+        sha256 = self._catalogue.sha256(entry)
+        return None if sha256 is None else short_hash(sha256)
+
+
+def _check_task(request: GenerationRequest, entry: Entry, arch: Arch) -> None:
+    if request.task in arch.tasks:
+        return
+    offered = ", ".join(arch.tasks)
+    raise ModelUnsupported(
+        f"{entry.name} is a model of the kind {arch.name}, which cannot do {request.task}.",
+        hint=f"It can do {offered}; `runai models` shows what other models can do.",
+        field="task",
+    )
+
+
+def _choices(request: GenerationRequest, model: LoadedModel, limits: Limits) -> Defaults:
+    choices = model.defaults.overridden_by(request)
+    if request.num_inference_steps is None and choices.num_inference_steps > limits.max_steps:
+        return replace(choices, num_inference_steps=limits.max_steps)
+    return choices
+
+
+def _notes(request: GenerationRequest, model: LoadedModel, choices: Defaults) -> Iterator[str]:
+    """On what was asked for and this kind of model has no use for."""
+    told = model.guidance_width is not None
+    if distillation := DISTILLATIONS.get(model.entry.distillation or ""):
+        yield from distillation.surprises(choices, told=told)
+    if model.arch.beside == "picture" and "strength" in request.model_fields_set:
+        yield "The strength was not used: this model draws the whole picture anew, by words."
+    if told and request.negative_prompt:
+        yield "The negative prompt was not used: this model is guided without one."

@@ -54,6 +54,7 @@ class Admission:
         self._limits = limits
         self._embeddings = Embeddings(catalogue)
         self._prompts = Prompts(PROMPT_CACHE_BYTES)
+        self.prompt_cache_bytes = 0
 
     def resolve(self, request: GenerationRequest) -> tuple[Entry, list[str]]:
         """The model a request means, and notes on it. Raises ModelNotFound."""
@@ -91,6 +92,7 @@ class Admission:
         conditioning = self._prompts.encode(
             model, request, choices, loras=loras.text_key(adapters), embeddings=self._embeddings
         )
+        self.prompt_cache_bytes = self._prompts.cache.bytes
         with finish.vae_ready(model, tiled=plan.tiled):
             prepared = canvas.prepare(model, request, self._limits)
         unmarked = self._watermark.require(request, *prepared.extent.size)

@@ -105,7 +105,8 @@ class TorchEngine:
 
     def holdings(self) -> Holdings:
         """What is in memory, and how much more could be. Any thread."""
-        return self._cache.holdings(self._fitting.in_use())
+        held = self._cache.holdings(self._fitting.in_use())
+        return held.model_copy(update={"prompt_cache_bytes": self._admission.prompt_cache_bytes})
 
     def newest_memory(self) -> Memory | None:
         """How the newest request was fitted into memory. Any thread."""

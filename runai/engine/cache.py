@@ -116,25 +116,22 @@ class ModelCache:
 
     def plan(self, entry: Entry, request: GenerationRequest, in_use: Collection[str]) -> Plan:
         """How to fit a request, by what could be had. Raises OutOfMemory where nothing fits."""
-        element = self._place.dtype.itemsize
+        element, fp16 = self._place.dtype.itemsize, self._place.dtype == torch.float16
         if entry not in self._footprints:
             self._footprints = {entry: footprint.of(entry), **dict(self._recent_footprints())}
         known = self._footprints[entry]
         held = self._held.get(entry.name)
         loaded = held is not None and held.entry == entry
         weights = weigh(held.thing) if held and loaded else known.weights(element)
-        work = known.work(request, element)
+        work = known.work(request, element, fp16=fp16)
         return plans.choose(weights, work, self._room(entry, in_use), request.memory_plan)
 
     def get(self, entry: Entry, in_use: Collection[str], plan: Plan) -> LoadedModel:
         """The model of an entry, loaded now if need be, with room for the plan; `arrange` it
         before drawing. Those `in_use` stay.
         """
-        held = self._held.pop(entry.name, None)
-        if held is not None and held.entry != entry:
-            held = None  # a file that was replaced: its old weights must not be held meanwhile
-            _release()
-        self._make_room(plan, held, in_use)
+        held = self._current(entry)
+        self._make_room(plan, entry, in_use)
         if held is None:
             place = self._place if plan.keeps_on_device else replace(self._place, device=HOME)
             model = replace(self._load(entry, place), place=self._place)
@@ -144,9 +141,8 @@ class ModelCache:
 
     def vae(self, entry: Entry, in_use: Collection[str]) -> Any:
         """A VAE to use instead of a model's own; on the device."""
-        held = self._held.pop(entry.name, None)
-        if held is None or held.entry != entry:
-            held = None
+        held = self._current(entry)
+        if held is None:
             expected = footprint.of(entry).weights(self._place.dtype.itemsize).total
             self._evict_until(lambda: self._free_bytes() >= expected * LOADING_FACTOR, in_use)
             vae = self._load_vae(entry, self._place)
@@ -165,16 +161,10 @@ class ModelCache:
                 other.arrangement.leave()
         held.plan = plan
         if held.arrangement is None or not held.arrangement.serves(model, plan):
-            self.settle(model)
+            if held.arrangement is not None:
+                held.arrangement.undo()
             held.arrangement = Arrangement(model, plan)
             held.count(self._place.device)
-
-    def settle(self, model: LoadedModel) -> None:
-        """Undo what `arrange` did with hooks, before a network itself is changed."""
-        held = self._held[model.name]
-        if held.arrangement is not None:
-            held.arrangement.undo()
-            held.arrangement = None
 
     # --- letting go --------------------------------------------------------------------
 
@@ -205,7 +195,17 @@ class ModelCache:
     def _recent_footprints(self) -> Iterable[tuple[Entry, Footprint]]:
         return list(self._footprints.items())[:63]
 
+    def _current(self, entry: Entry) -> _Held | None:
+        """What is loaded of an entry; not of a file that was replaced since."""
+        held = self._held.get(entry.name)
+        if held is None or held.entry == entry:
+            return held
+        del held, self._held[entry.name]  # old weights must not be held while new ones come
+        _release()
+        return None
+
     def _keep(self, held: _Held) -> None:
+        self._held.pop(held.entry.name, None)
         held.used = self._clock()
         held.count(self._place.device)
         self._held[held.entry.name] = held
@@ -224,18 +224,20 @@ class ModelCache:
             free = min(free, self._max_bytes - kept)
         return Room(max(free, 0), separate=self._place.has_own_memory)
 
-    def _make_room(self, plan: Plan, own: _Held | None, in_use: Collection[str]) -> None:
-        """`own`: the model itself if it is loaded; it is not among those that are held now."""
-        wanted, loading = plan.needed_bytes, int(plan.weights.total * LOADING_FACTOR)
-        if plan.keeps_on_device:
-            wanted = max(wanted, loading)
+    def _make_room(self, plan: Plan, entry: Entry, in_use: Collection[str]) -> None:
+        own = self._held.get(entry.name)
         has = 0 if own is None else own.on_device
+        wanted, loading = plan.needed_bytes, int(plan.weights.total * LOADING_FACTOR)
+        if plan.keeps_on_device and own is None:
+            wanted = max(wanted, loading)
+        in_use = {*in_use, entry.name}
         self._evict_until(lambda: self._fits(wanted, has), in_use)
         if own is None and not plan.keeps_on_device:
             self._evict_until(lambda: available_memory() >= loading, in_use)
 
     def _fits(self, wanted: int, has: int) -> bool:
-        others = sum(held.on_device for held in self._held.values())
+        """Whether so many bytes in all could be had by who `has` some of them already."""
+        others = sum(held.on_device for held in self._held.values()) - has
         within = not self._max_bytes or others + wanted <= self._max_bytes
         return within and self._free_bytes() + has >= wanted
 

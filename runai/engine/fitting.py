@@ -46,7 +46,7 @@ class Fitting:
                 return self._begin_by(plan, entry, vae, start)
         except OutOfMemory as error:
             reason = error
-        self._cache.free(self.in_use())
+        self._cache.free({*self.in_use(), entry.name})
         later = self.newest = plans.lower(plan)
         try:
             with device_errors():

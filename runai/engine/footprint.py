@@ -26,6 +26,7 @@ from runai.engine.plan import Weights, Work
 from runai.errors import ModelBroken
 from runai.schema.requests import GenerationRequest, TextToImage, Upscale
 
+FP32 = 4  # bytes of a number
 STORED = 2  # bytes of a number in a file that does not tell
 ENLARGED = 4  # how many times an upscaled picture's sides are the given one's
 # an editing UNet reads 8 channels and is guided by the text and by the picture: 3 rows
@@ -43,7 +44,7 @@ class Footprint:
     """A model's weights in numbers (not bytes), and what `plan.Work` wants to know of it.
 
     `native`: the side in pixels of a picture whose size nobody asked for. `rows`: of a UNet
-    call, for one guided picture.
+    call, for one guided picture. `upcasts`: whether an fp16 VAE is made fp32 to decode.
     """
 
     texts: tuple[int, ...]
@@ -54,18 +55,21 @@ class Footprint:
     vae_width: int = 256
     scale: int = 8
     rows: int = 2
+    upcasts: bool = False
 
     def weights(self, element: int) -> Weights:
         """In bytes, at `element` bytes a number."""
         texts = tuple(count * element for count in self.texts)
         return Weights(texts, self.unet * element, self.vae * element)
 
-    def work(self, request: GenerationRequest, element: int) -> Work:
-        """One picture of the request, at `element` bytes a number."""
+    def work(self, request: GenerationRequest, element: int, *, fp16: bool) -> Work:
+        """One picture of the request, at `element` bytes a number; those may be `fp16`."""
         width, height = extent_of(request, self.native).size
         unguided = request.guidance_scale is not None and request.guidance_scale <= 1
         rows = 1 if unguided else self.rows
-        return Work(width, height, rows, element, self.unet_width, self.vae_width, self.scale)
+        vae_element = FP32 if self.upcasts and fp16 else element
+        widths = (self.unet_width, self.vae_width)
+        return Work(width, height, rows, element, vae_element, *widths, self.scale)
 
 
 def of(entry: Entry) -> Footprint:
@@ -108,6 +112,7 @@ def _of_header(entry: Entry, shapes: Mapping[str, Sequence[int]]) -> Footprint:
         unet_width=shapes[_UNET_FIRST][0],
         vae_width=shapes[_VAE_WIDTH][0] if _VAE_WIDTH in shapes else 256,
         rows=_ROWS.get(shapes[_UNET_FIRST][1], 2),
+        upcasts=entry.version == "xl",
     )
 
 
@@ -125,6 +130,7 @@ def _of_folder(entry: Entry) -> Footprint:
         vae_width=blocks[min(1, len(blocks) - 1)],
         scale=scale,
         rows=_ROWS.get(unet["in_channels"], 2),
+        upcasts=entry.version == "xl" and vae.get("force_upcast", True),
     )
 
 

@@ -10,8 +10,8 @@ and `decode`), so that no code that draws knows of it.
     sequential      the same, but of the UNet only the layer that is called is on the device
 
 A part stays until another one is called: through all steps of a picture the UNet is moved once.
-Arranging changes no weight: bits come back as they were. `undo` is for code that changes a
-network (adding a LoRA's layers), which must find the weights in it.
+Between calls every network holds all its weights, so that LoRAs can be added to it and taken
+out by any plan. Moving changes no weight: bits come back as they were.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from accelerate import cpu_offload
-from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+from accelerate.hooks import (
+    ModelHook,
+    add_hook_to_module,
+    attach_align_device_hook,
+    remove_hook_from_module,
+)
 from accelerate.utils import send_to_device
 from torch import nn
 
@@ -46,9 +50,7 @@ class Arrangement:
             _move(part, HOME)
             others = [other for other in self._parts if other is not part]
             layered = plan == "sequential" and part is model.unet
-            add_hook_to_module(part, _Called(others, model.device, comes=not layered))
-            if layered:
-                cpu_offload(part, model.device, preload_module_classes=_taken_whole(part))
+            add_hook_to_module(part, (_ByLayers if layered else _Whole)(others, model.device))
 
     def serves(self, model: LoadedModel, plan: MemoryPlan) -> bool:
         """Whether the parts are already where `plan` wants them."""
@@ -60,7 +62,7 @@ class Arrangement:
         """Clear the device for another model, where the plan does not keep the weights there."""
         if self._plan not in IN_MAIN_MEMORY:
             for part in self._parts:
-                if part.device.type not in (HOME.type, "meta"):
+                if part.device.type != HOME.type:
                     _move(part, HOME)
 
     def undo(self) -> None:
@@ -80,21 +82,48 @@ def parts(model: LoadedModel) -> Iterator[Any]:
     yield from (model.unet, model.vae)
 
 
-class _Called(ModelHook):
-    """Before a part is called: the others leave the device and, if it `comes`, it comes."""
+class _Whole(ModelHook):
+    """Before a part is called: the others leave the device, and it comes."""
 
-    def __init__(self, others: Sequence[Any], device: torch.device, *, comes: bool) -> None:
+    def __init__(self, others: Sequence[Any], device: torch.device) -> None:
         self._others = others
         self._device = device
-        self._comes = comes
 
     def pre_forward(self, module: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         for other in self._others:
             if other.device.type == self._device.type:
                 _move(other, HOME)
-        if self._comes and module.device.type != self._device.type:
-            _move(module, self._device)
+        self._bring(module)
         return send_to_device(args, self._device), send_to_device(kwargs, self._device)
+
+    def _bring(self, module: Any) -> None:
+        if module.device.type != self._device.type:
+            _move(module, self._device)
+
+
+class _ByLayers(_Whole):
+    """The same for a network of which a layer comes only when it is called, and leaves again."""
+
+    @torch.inference_mode(False)
+    def _bring(self, module: Any) -> None:
+        _let_layers_stay(module)  # after a call that failed
+        attach_align_device_hook(
+            module,
+            self._device,
+            offload=True,
+            weights_map=module.state_dict(),
+            preload_module_classes=_taken_whole(module),
+        )
+
+    @torch.inference_mode(False)
+    def post_forward(self, module: Any, output: Any) -> Any:
+        _let_layers_stay(module)
+        return output
+
+
+def _let_layers_stay(network: nn.Module) -> None:
+    for child in network.children():
+        remove_hook_from_module(child, recurse=True)
 
 
 @torch.inference_mode(False)  # or the weights would become tensors that nobody may change

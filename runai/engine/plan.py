@@ -65,14 +65,16 @@ class Weights:
 class Work:
     """What is to be drawn at one time, and how wide the networks are that do it.
 
-    `rows`: of one UNet call. `element`: bytes of a number. `unet_width`, `vae_width`: see the
-    factors. `scale`: pixels per latent, along a side.
+    `rows`: of one UNet call. `element`, `vae_element`: bytes of a number, in the VAE while it
+    decodes. `unet_width`, `vae_width`: see the factors. `scale`: pixels per latent, along a
+    side.
     """
 
     width: int
     height: int
     rows: int
     element: int
+    vae_element: int
     unet_width: int = 320
     vae_width: int = 256
     scale: int = 8
@@ -86,8 +88,8 @@ class Work:
         """At the peak; with tiles, one of them and the whole picture in three forms."""
         pixels = self.width * self.height
         at_once = min(self.width, TILE) * min(self.height, TILE) if tiled else pixels
-        picture = 9 * pixels * self.element if tiled else 0
-        return _with_scratch(VAE_LIVE * self.vae_width * at_once * self.element + picture)
+        picture = 9 * pixels if tiled else 0
+        return _with_scratch((VAE_LIVE * self.vae_width * at_once + picture) * self.vae_element)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -13,8 +14,8 @@ from runai.errors import OutOfMemory
 GB = 10**9
 SD1 = Weights(texts=(246_000_000,), unet=1_719_000_000, vae=167_000_000)  # in fp16
 XL = Weights(texts=(246_000_000, 1_389_000_000), unet=5_135_000_000, vae=167_000_000)
-SMALL = Work(512, 512, rows=2, element=2)
-LARGE = Work(1024, 1024, rows=2, element=2)
+SMALL = Work(512, 512, rows=2, element=2, vae_element=2)
+LARGE = Work(1024, 1024, rows=2, element=2, vae_element=2)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_the_first_plan_that_fits_is_chosen(
 
 
 def test_a_plan_is_chosen_up_to_the_last_byte() -> None:
-    for plan, next_ in zip(PLANS, PLANS[1:], strict=False):
+    for plan, next_ in pairwise(PLANS):
         exact = needed(plan, XL, LARGE)
         assert choose(XL, LARGE, Room(exact, separate=True)).name == plan
         assert choose(XL, LARGE, Room(exact - 1, separate=True)).name == next_
@@ -146,16 +147,16 @@ def test_tiles_bound_what_decoding_takes() -> None:
     ("work", "measured_mb", "part"),
     [
         # growth of a process, full-size SD 1 on a processor: benchmarks/memory_peaks.py
-        (Work(256, 256, 2, 4), 350, "decode"),
-        (Work(512, 512, 2, 4), 1031, "decode"),
-        (Work(512, 512, 2, 2), 560, "decode"),
-        (Work(768, 768, 2, 2), 1261, "decode"),
-        (Work(1024, 1024, 2, 2), 2259, "decode"),
-        (Work(768, 768, 2, 2), 578, "tiles"),
-        (Work(1024, 1024, 2, 2), 642, "tiles"),
-        (Work(256, 256, 2, 4), 165, "unet"),
-        (Work(512, 512, 2, 2), 181, "unet"),
-        (Work(512, 512, 2, 4), 333, "unet"),
+        (Work(256, 256, 2, 4, 4), 350, "decode"),
+        (Work(512, 512, 2, 4, 4), 1031, "decode"),
+        (Work(512, 512, 2, 2, 2), 560, "decode"),
+        (Work(768, 768, 2, 2, 2), 1261, "decode"),
+        (Work(1024, 1024, 2, 2, 2), 2259, "decode"),
+        (Work(768, 768, 2, 2, 2), 578, "tiles"),
+        (Work(1024, 1024, 2, 2, 2), 642, "tiles"),
+        (Work(256, 256, 2, 4, 4), 165, "unet"),
+        (Work(512, 512, 2, 2, 2), 181, "unet"),
+        (Work(512, 512, 2, 4, 4), 333, "unet"),
     ],
 )
 def test_the_estimate_covers_what_was_measured_and_not_more_than_twice_that(

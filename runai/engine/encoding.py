@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from runai.engine.chunks import Chunk, chunked
-from runai.engine.model import TextEncoder
+from runai.engine.model import LoadedModel, TextEncoder
 from runai.engine.prompting import Composition, Fragment, Line, Part
 from runai.engine.prompting.words import Word, Words
 from runai.engine.text_cache import Said, TextCache
@@ -124,6 +124,19 @@ class Reader:
         else:
             states = said.last_hidden_state
         return states
+
+
+def checked_skip(model: LoadedModel, skip: int) -> int:
+    """A `clip_skip`; InvalidField where it would leave out every layer of an encoder."""
+    for text in model.texts:
+        most = text.network.config.num_hidden_layers + text.layer
+        if skip > most:
+            raise InvalidField(
+                f"{model.name}'s text encoder has {most} layers that can be left out.",
+                hint=f"Use a clip_skip of at most {most}.",
+                field="clip_skip",
+            )
+    return skip
 
 
 @contextmanager

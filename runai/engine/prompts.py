@@ -21,12 +21,11 @@ import torch
 
 from runai.engine import prompting
 from runai.engine.archs import Defaults
-from runai.engine.encoding import Allowance, Encoded, Reader, encoded
+from runai.engine.encoding import Allowance, Encoded, Reader, checked_skip, encoded
 from runai.engine.model import LoadedModel
 from runai.engine.prompting import Composition, Script
 from runai.engine.prompting.words import Word, Words
 from runai.engine.text_cache import TextCache
-from runai.errors import InvalidField
 from runai.schema.requests import GenerationRequest, PromptDialect, TextToImage, Upscale
 
 # of one request: the longest two prompts for two encoders are 536, and steps may change them
@@ -171,7 +170,7 @@ class _Job:
         # a UNet that reads the guidance scale for itself needs no negative text either
         self.guided = choices.guidance_scale > 1 and model.guidance_width is None
         self.steps = _steps_drawn(model, request, choices)
-        self.skip = _checked_skip(model, request.clip_skip)
+        self.skip = checked_skip(model, request.clip_skip)
         self.notes: list[str] = []
         said = request.prompt_dialect
         self.prompt, _ = prompting.loras_in(request.prompt, said)
@@ -249,23 +248,3 @@ def _steps_drawn(model: LoadedModel, request: GenerationRequest, choices: Defaul
     if isinstance(request, TextToImage | Upscale) or model.arch.beside == "picture":
         return steps
     return max(1, int(steps * request.strength))
-
-
-def _checked_skip(model: LoadedModel, skip: int) -> int:
-    """InvalidField where it would leave out every layer of an encoder."""
-    for text in model.texts:
-        most = text.network.config.num_hidden_layers + text.layer
-        if skip > most:
-            raise InvalidField(
-                f"{model.name}'s text encoder has {most} layers that can be left out.",
-                hint=f"Use a clip_skip of at most {most}.",
-                field="clip_skip",
-            )
-    return skip
-
-
-# until the engine owns a `Prompts`
-def encode(model: LoadedModel, prompt: str, negative: str, guidance_scale: float) -> Conditioning:
-    request = TextToImage(id="-", prompt=prompt, negative_prompt=negative)
-    choices = Defaults(guidance_scale=guidance_scale)
-    return Prompts(0).encode(model, request, choices)

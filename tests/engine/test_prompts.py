@@ -8,11 +8,13 @@ from dataclasses import replace
 import encoders
 import pytest
 import torch
+from drawn import draw
 from encoders import Calls, encode, negative, positive
 
 from runai.engine import prompting
 from runai.engine.archs import Defaults
 from runai.engine.chunks import Chunk, chunked
+from runai.engine.engine import TorchEngine
 from runai.engine.model import LoadedModel
 from runai.engine.prompting.words import Words
 from runai.engine.prompts import Prompts
@@ -138,6 +140,15 @@ def test_a_schedule_counts_the_steps_that_are_drawn(sd1: LoadedModel) -> None:
     assert first_of_b(sd1) == 5
     # a model that edits pictures draws all its steps
     assert first_of_b(replace(sd1, arch=replace(sd1.arch, beside="picture"))) == 10
+
+
+def test_a_scheduled_prompt_draws_what_neither_of_its_texts_does(engine: TorchEngine) -> None:
+    pictures = [draw(engine, prompt=text) for text in ("a b", "c d", "[a b:c d:0.5]", "[a b|c d]")]
+    for i, picture in enumerate(pictures):
+        assert picture.std() > 5
+        assert all(abs(picture - other).max() > 0 for other in pictures[:i])
+    never = draw(engine, prompt="[a b:c d:1.0]", prompt_dialect="webui")
+    assert abs(never - pictures[0]).max() == 0
 
 
 # --- what a request says -----------------------------------------------------------------

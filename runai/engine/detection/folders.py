@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from runai.engine.archs import ARCHS
 from runai.engine.detection.finding import Finding, broken, foreign
 from runai.engine.detection.metadata import distillation_of
 from runai.schema.events import Version
@@ -43,6 +44,8 @@ _TRAILING = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 def identify_folder(path: Path, version: Version | None = None) -> Finding:
     """What a diffusers folder holds. `version`: that of the folder it lies in. Never raises."""
     try:
+        if not (path / "model_index.json").exists() and (path / "config.json").is_file():
+            return _component(_read(path / "config.json"))
         index = _read(path / "model_index.json")
         reason = _foreign(index)
         if reason:
@@ -55,6 +58,17 @@ def identify_folder(path: Path, version: Version | None = None) -> Finding:
         return broken(f"it has no readable {missing}: {error.strerror}")
     except (TypeError, ValueError, LookupError) as error:
         return broken(f"its configurations are damaged ({str(error)[:80]})")
+
+
+def _component(config: Config) -> Finding:
+    """A VAE in a folder of its own; other parts of models are nothing alone."""
+    kind = str(config.get("_class_name", ""))
+    if kind != "AutoencoderKL" or config.get("latent_channels", 4) != 4:
+        return foreign(f"it is {f'a {kind}' if kind else 'a part of a model'} alone")
+    upscaler = len(config["block_out_channels"]) == 3
+    xl = config.get("scaling_factor") == ARCHS["sdxl"].vae["scaling_factor"]
+    arch = "upscale-x4" if upscaler else "sdxl" if xl else ""
+    return Finding("vae", arch, format="diffusers")
 
 
 def _foreign(index: Config) -> str:

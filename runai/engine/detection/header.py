@@ -7,6 +7,8 @@ offsets, and `__metadata__` (https://github.com/huggingface/safetensors, "Format
 from __future__ import annotations
 
 import struct
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,9 +38,11 @@ def header_of(file: BinaryIO, size: int, name: str) -> tuple[Shapes, dict[str, s
     try:
         header: dict[str, Any] = from_json(file.read(length), cache_strings="keys")
         metadata = header.pop("__metadata__", None) or {}
-        shapes: Shapes = {key: row["shape"] for key, row in header.items()}
-        end = max((row["data_offsets"][1] for row in header.values()), default=0)
-        sound = all(type(n) is int for shape in shapes.values() for n in shape)
+        rows = header.values()
+        # a big file has thousands of rows: no step of Python's own for each
+        shapes: Shapes = dict(zip(header, map(itemgetter("shape"), rows), strict=True))
+        end = max(map(itemgetter(1), map(itemgetter("data_offsets"), rows)), default=0)
+        sound = set(map(type, chain.from_iterable(shapes.values()))) <= {int}
         whole = 8 + length + end
         said = {str(key): str(value) for key, value in metadata.items()}
     except (ValueError, LookupError, TypeError, AttributeError):

@@ -56,6 +56,7 @@ OTHERS = (
     ("\ntransformer.resblocks.0.", "a CLIP text encoder alone"),
     ("\nembeddings.token_embedding.", "a CLIP text encoder alone"),
 )
+_ENOUGH = 4_000  # characters: of another family's LoRA every other name has the mark
 _VAE_PREFIXES = ("first_stage_model.", "", "vae.")
 _COND = f"{checkpoints.UNET}time_embed.cond_proj.weight"
 # The steps that Stability AI's own SD 2 files were trained for, as their model cards give them
@@ -112,7 +113,7 @@ def _predicted(shapes: Shapes, beside: Mapping[str, Any], arch: str) -> str | No
 
 
 def _lora(shapes: Shapes, names: str, said: Mapping[str, str]) -> Finding:
-    family = _marked_as(FAMILIES, names)
+    family = _marked_as(FAMILIES, names[:_ENOUGH])
     if family:
         return foreign(f"it is a LoRA for {family}")
     if "lora_controlnet" in names:

@@ -1,0 +1,250 @@
+"""Where models lie: the folders of the original and of the web UI, walked.
+
+    BASE/runwayml, BASE/stabilityai, BASE/v1, v2, xl        the original's, and one for SDXL
+    BASE/lora, vae, embeddings                              what is used with models
+    BASE/Stable-diffusion, Lora, LyCORIS, VAE, …            the web UI's `models` folder as it is
+    BASE/../embeddings                                      where the web UI keeps those
+    BASE/models/…                                           BASE is the web UI itself
+    BASE/*.safetensors                                      unsorted; with their sub-folders where
+                                                            BASE is a `Stable-diffusion` folder
+
+Rules: names are compared without case. A link out of the base path is not followed, a folder
+is walked once, and only names and stamps are read here.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runai.schema.events import Version
+
+# files by their endings, best first where the same model is there twice
+ENDINGS = (".safetensors", ".safetensor", ".ckpt", ".pt", ".pth", ".bin")
+UNFINISHED = (".part", ".partial", ".crdownload", ".aria2", ".incomplete", ".download", ".tmp")
+MAX_DEPTH = 8
+Stamp = tuple[int, int]
+
+# folder of a base path -> the version of what lies there, where the folder says one
+FOLDERS: dict[str, Version | None] = {
+    "runwayml": "v1",
+    "compvis": "v1",
+    "stabilityai": "v2",
+    "v1": "v1",
+    "v2": "v2",
+    "xl": "xl",
+    "stable-diffusion": None,
+    "lora": None,
+    "loras": None,
+    "lycoris": None,
+    "vae": None,
+    "embeddings": None,
+    "controlnet": None,
+    "esrgan": None,
+    "realesrgan": None,
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """Something under a base path. `problem`: why it need not even be looked into."""
+
+    path: Path
+    name: str
+    version: Version | None
+    stamp: Stamp = (0, 0)
+    is_folder: bool = False
+    problem: str = ""
+
+
+@dataclass
+class Walk:
+    """One walk over a base path. `folders`: the time of change of each that was listed.
+
+    A folder's time is taken before it is listed, so that nothing that is put into it
+    meanwhile is missed for good.
+    """
+
+    base: Path
+    folders: dict[Path, int] = field(default_factory=dict)
+    _unreadable: list[Found] = field(default_factory=list)
+    _walked: set[tuple[int, int]] = field(default_factory=set)
+
+    def run(self) -> Iterator[Found]:
+        yield from self._run()
+        yield from self._unreadable
+
+    def _run(self) -> Iterator[Found]:
+        base = self.base
+        models = base / "models"
+        self._note(models)
+        if models.is_dir() and not (base / "v1").is_dir():  # the web UI itself
+            base = models
+        root = base.resolve()
+        if base.name.lower() == "models":
+            beside = base.parent / "embeddings"
+            yield from self._below(beside, "embeddings/", None, beside.resolve(), MAX_DEPTH)
+        flat = base.name.lower() == "stable-diffusion"
+        for item in self._list(base):
+            name = item.name.lower()
+            if name in FOLDERS and _is_folder(item):
+                folder, version = Path(item.path), FOLDERS[name]
+                yield from self._below(folder, f"{item.name}/", version, root, MAX_DEPTH)
+            else:
+                yield from self._one(item, "", None, root, MAX_DEPTH if flat else 0)
+
+    def _below(
+        self, folder: Path, prefix: str, version: Version | None, root: Path, depth: int
+    ) -> Iterator[Found]:
+        """Everything in a folder that lies, links followed, below `root`."""
+        if not self._is_new(folder):
+            return
+        if not folder.resolve().is_relative_to(root):
+            yield Found(folder, prefix.rstrip("/"), version, problem=_LEAVES)
+            return
+        for item in self._list(folder):
+            yield from self._one(item, prefix, version, root, depth)
+
+    def _one(
+        self, item: os.DirEntry[str], prefix: str, version: Version | None, root: Path, depth: int
+    ) -> Iterator[Found]:
+        path, name = Path(item.path), f"{prefix}{item.name}"
+        if item.name.startswith("."):
+            return
+        ending = _ending(item.name)
+        try:
+            if item.is_symlink() and not path.resolve(strict=True).is_relative_to(root):
+                if ending or (path / "model_index.json").is_file():
+                    yield Found(path, _shown(name), version, problem=_LEAVES)
+                return
+            status = item.stat()
+        except (OSError, RuntimeError) as error:
+            if ending:
+                yield Found(path, _shown(name), version, problem=_why(error))
+            return
+        if stat.S_ISDIR(status.st_mode) and self._is_new(path):
+            yield from self._folder(path, name, version, root, depth)
+        elif ending and not stat.S_ISDIR(status.st_mode):
+            yield _file(path, name, version, ending, status)
+
+    def _folder(
+        self, path: Path, name: str, version: Version | None, root: Path, depth: int
+    ) -> Iterator[Found]:
+        if not name.isprintable():
+            yield Found(path, _shown(name), version, problem="its name cannot be written")
+        elif is_diffusers_folder(path):
+            yield Found(path, name, version, folder_stamp(path), is_folder=True)
+        elif _ending(name):
+            yield Found(path, name, version, problem="it is a folder")
+        elif depth and not (path / "config.json").is_file():  # else a part of something
+            for item in self._list(path):
+                yield from self._one(item, f"{name}/", version, root, depth - 1)
+
+    def _is_new(self, folder: Path) -> bool:
+        """Whether a folder is there and was not walked yet: a link may lead back to it."""
+        try:
+            status = folder.stat()
+        except OSError:
+            return False
+        here = (status.st_dev, status.st_ino)
+        new = here not in self._walked
+        self._walked.add(here)
+        return new
+
+    def _list(self, folder: Path) -> list[os.DirEntry[str]]:
+        self._note(folder)
+        try:
+            with os.scandir(folder) as items:
+                return sorted(items, key=lambda item: item.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            self._unreadable.append(Found(folder, _shown(folder.name), None, problem=_why(error)))
+            return []
+
+    def _note(self, folder: Path) -> None:
+        self.folders[folder] = folder_time(folder)
+
+
+def _file(
+    path: Path, name: str, version: Version | None, ending: str, status: os.stat_result
+) -> Found:
+    problem = ""
+    if not name.isprintable():
+        name, problem = _shown(name), "its name cannot be written"
+    elif not stat.S_ISREG(status.st_mode):
+        problem = "it is not a file"
+    elif ending in UNFINISHED:
+        problem = "it is an unfinished download"
+    return Found(path, name, version, (status.st_mtime_ns, status.st_size), problem=problem)
+
+
+_LEAVES = "it is a link that leaves the model folder"
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def folder_time(folder: Path) -> int:
+    """When something was last put into a folder or taken out, in ns; -1: it is not there."""
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return -1
+
+
+def stamp_of(path: Path, *, is_folder: bool) -> Stamp | None:
+    """The stamp as it is now; None: it is not there."""
+    try:
+        if is_folder:
+            return folder_stamp(path)
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def folder_stamp(path: Path) -> Stamp:
+    """Of a diffusers folder: that of its UNet's files and its configurations."""
+    times, sizes = [0], [0]
+    configurations = (path / "model_index.json", path / "scheduler" / "scheduler_config.json")
+    try:
+        with os.scandir(path / "unet") as items:
+            states = [item.stat() for item in items]
+        states += [file.stat() for file in configurations if file.is_file()]
+        times += [state.st_mtime_ns for state in states]
+        sizes += [state.st_size for state in states]
+    except OSError:  # detection will say what is wrong with it
+        pass
+    return max(times), sum(sizes)
+
+
+def is_diffusers_folder(path: Path) -> bool:
+    """Whether a folder is a whole model, or a VAE, in diffusers' form."""
+    if (path / "model_index.json").is_file():
+        return True
+    return (path / "config.json").is_file() and "vae" in path.name.lower()
+
+
+def _ending(name: str) -> str:
+    """The ending of a file that should be a model or become one; empty for all others."""
+    lower = name.lower()
+    return next((end for end in (*ENDINGS, *UNFINISHED) if lower.endswith(end)), "")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "it is a link to nothing"
+    return f"it cannot be read: {getattr(error, 'strerror', None) or 'it is a link to itself'}"
+
+
+def _shown(name: str) -> str:
+    """A name that can be written into a message, whatever bytes it is made of."""
+    return name if name.isprintable() else ascii(name)[1:-1]

@@ -78,7 +78,7 @@ def text_key(loras: LoraSet) -> tuple[tuple[Key, float], ...]:
 def notes(loras: LoraSet) -> tuple[str, ...]:
     """What the user should know of how the set's files fit the model."""
     return tuple(
-        f"{m.adapter.unused} layers of the LoRA {m.adapter.entry.name} were not used: "
+        f"{m.adapter.unused} of the layers in the LoRA {m.adapter.entry.name} were not used: "
         "this model has none of those names."
         for m in loras
         if m.adapter.unused

@@ -313,7 +313,7 @@ def test_layers_the_model_does_not_have_are_counted(
     put(base, "more.safetensors", {**tensors, **stranger})
     prepared = shelf.prepare(model, [Lora(name="more")])
     [note] = loras.notes(prepared)
-    assert note.startswith("2 layers of the LoRA lora/more were not used")
+    assert note.startswith("2 of the layers in the LoRA lora/more were not used")
     put(base, "exact.safetensors", tensors)
     assert loras.notes(shelf.prepare(model, [Lora(name="exact")])) == ()
     assert worst(with_loras(shelf, model, Lora(name="exact")), plain_more(shelf, model)) == 0.0

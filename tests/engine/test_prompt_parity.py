@@ -25,36 +25,37 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
     return encoders.make_models(tmp_path_factory.mktemp("encoders"))
 
 
+ALONE = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+BOTH = {"num_images_per_prompt": 1, "do_classifier_free_guidance": True}
+
+
+def pipeline_of(model: LoadedModel) -> Any:
+    """diffusers' pipeline with a model's text encoders and nothing else."""
+    parts: dict[str, Any] = {"vae": None, "unet": None, "scheduler": PNDMScheduler(steps_offset=1)}
+    if model.arch.version != "xl":
+        (text,) = model.texts
+        parts |= {"text_encoder": text.network, "tokenizer": text.tokenizer}
+        parts |= {"safety_checker": None, "feature_extractor": None}
+        return StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    *first, last = model.texts
+    return StableDiffusionXLPipeline(
+        **parts,
+        text_encoder=first[0].network if first else None,
+        tokenizer=first[0].tokenizer if first else None,
+        text_encoder_2=last.network,
+        tokenizer_2=last.tokenizer,
+        force_zeros_for_empty_prompt=model.arch.name != "sdxl-refiner",
+    )
+
+
 def diffusers_says(
     model: LoadedModel, prompt: str, unwanted: str | None, clip_skip: int | None = None
 ) -> Texts:
     """Positive and negative embedding, and pooled ones, of diffusers' `encode_prompt`."""
-    scheduler = PNDMScheduler(steps_offset=1)
-    none: dict[str, Any] = {"vae": None, "unet": None, "scheduler": scheduler}
     said: dict[str, Any] = {"negative_prompt": unwanted, "clip_skip": clip_skip, "device": "cpu"}
     with torch.no_grad():
-        if model.arch.version != "xl":
-            (text,) = model.texts
-            parts = {"text_encoder": text.network, "tokenizer": text.tokenizer}
-            rest = {"safety_checker": None, "feature_extractor": None}
-            pipeline = StableDiffusionPipeline(
-                **none, **parts, **rest, requires_safety_checker=False
-            )
-            pair = pipeline.encode_prompt(
-                prompt, num_images_per_prompt=1, do_classifier_free_guidance=True, **said
-            )
-            return (*pair, None, None)
-        *first, last = model.texts
-        pipeline = StableDiffusionXLPipeline(
-            **none,
-            text_encoder=first[0].network if first else None,
-            tokenizer=first[0].tokenizer if first else None,
-            text_encoder_2=last.network,
-            tokenizer_2=last.tokenizer,
-            force_zeros_for_empty_prompt=model.arch.name != "sdxl-refiner",
-        )
-        texts: Texts = pipeline.encode_prompt(prompt, **said)
-        return texts
+        texts = pipeline_of(model).encode_prompt(prompt, **BOTH, **said)
+    return (*texts, None, None) if len(texts) == 2 else texts
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -199,49 +200,44 @@ def test_clip_skip_is_for_both_prompts_in_the_web_uis_dialect(
 
 
 class Inversions:
-    """Two words of our own, of three vectors and of one."""
+    """Two words of our own, of three vectors and of one, for encoders of these widths."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, *widths: int) -> None:
         generator = torch.Generator().manual_seed(5)
         sizes = {"<cat-toy>": 3, "moody": 1}
-        self.known = {w: torch.randn(n, width, generator=generator) for w, n in sizes.items()}
+        self.known = {
+            word: tuple(torch.randn(n, width, generator=generator) for width in widths)
+            for word, n in sizes.items()
+        }
 
     def names(self) -> frozenset[str]:
         return frozenset({*self.known, "misfit"})
 
     def vectors(self, model: LoadedModel, word: str) -> tuple[torch.Tensor, ...] | None:
-        return (self.known[word],) * len(model.texts) if word in self.known else None
+        return self.known.get(word)
 
     def note(self, model: LoadedModel, word: str) -> str | None:
         return None if word in self.known else f"{word} does not fit"
 
 
+@pytest.mark.parametrize("arch", ["sd1", "sdxl"])
 def test_a_word_with_vectors_is_what_diffusers_makes_of_it(
-    models: dict[str, LoadedModel], tmp_path: Path
+    models: dict[str, LoadedModel], tmp_path: Path, arch: str
 ) -> None:
-    known = Inversions(16)
-    ours = encode(models["sd1"], prompt="a <cat-toy>, Moody b", embeddings=known)
-    other = encoders.make_models(tmp_path)["sd1"]  # the pipeline changes what it is given
-    (text,) = other.texts
-    pipeline = StableDiffusionPipeline(
-        vae=None,
-        unet=None,
-        scheduler=PNDMScheduler(steps_offset=1),
-        text_encoder=text.network,
-        tokenizer=text.tokenizer,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    known = Inversions(*encoders.WIDTHS[: len(models[arch].texts)])
+    ours = encode(models[arch], prompt="a <cat-toy>, Moody b", embeddings=known)
+    other = encoders.make_models(tmp_path)[arch]  # the pipeline changes what it is given
+    pipeline = pipeline_of(other)
     for word, vectors in known.known.items():
-        # diffusers wants words that the tokenizer does not know
-        pipeline.load_textual_inversion({word: vectors}, token=word)
+        for text, of_this in zip(other.texts, vectors, strict=True):
+            pipeline.load_textual_inversion(
+                {word: of_this}, token=word, text_encoder=text.network, tokenizer=text.tokenizer
+            )
     with torch.no_grad():
-        theirs, _ = pipeline.encode_prompt("a <cat-toy>, moody b", "cpu", 1, False)
-    assert torch.allclose(positive(ours), theirs, atol=1e-6)
-    assert not torch.allclose(
-        positive(ours), positive(encode(other, prompt="a <cat-toy>, moody b"))
-    )
+        theirs = pipeline.encode_prompt("a <cat-toy>, moody b", device="cpu", **ALONE)
+    assert torch.allclose(positive(ours), theirs[0], atol=1e-6)
+    plain = encode(models[arch], prompt="a <cat-toy>, moody b")
+    assert not torch.allclose(positive(ours), positive(plain))
 
 
 def test_words_with_vectors_leave_the_encoder_as_it_was(models: dict[str, LoadedModel]) -> None:
@@ -250,7 +246,7 @@ def test_words_with_vectors_leave_the_encoder_as_it_was(models: dict[str, Loaded
     plain = encode(model, prompt="a b")
     prompts = Prompts(1 << 20)
     first = encode(model, prompts, prompt="a moody b", embeddings=known)
-    known.known["moody"] = known.known["moody"] + 1  # the file was replaced
+    known.known["moody"] = (known.known["moody"][0] + 1,)  # the file was replaced
     second = encode(model, prompts, prompt="a moody b", embeddings=known)
     assert not torch.equal(positive(first), positive(second))
     assert torch.equal(positive(encode(model, prompt="a b")), positive(plain))

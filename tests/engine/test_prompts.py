@@ -10,6 +10,8 @@ import pytest
 import torch
 from drawn import draw
 from encoders import Calls, encode, negative, positive
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from runai.engine import prompting
 from runai.engine.archs import Defaults
@@ -23,13 +25,13 @@ from runai.schema.codec import parse_task
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
+def by_arch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
     return encoders.make_models(tmp_path_factory.mktemp("encoders"))
 
 
 @pytest.fixture
-def sd1(models: dict[str, LoadedModel]) -> LoadedModel:
-    return models["sd1"]
+def sd1(by_arch: dict[str, LoadedModel]) -> LoadedModel:
+    return by_arch["sd1"]
 
 
 def chunks_of(model: LoadedModel, text: str, vectors: int = 0) -> list[str]:
@@ -56,11 +58,11 @@ def _letters(model: LoadedModel, chunk: Chunk) -> str:
 
 @pytest.mark.parametrize("arch", ["sd1", "sd2"])
 def test_text_past_75_tokens_goes_on_in_a_chunk_of_its_own(
-    models: dict[str, LoadedModel], arch: str
+    by_arch: dict[str, LoadedModel], arch: str
 ) -> None:
-    assert chunks_of(models[arch], "") == [""]
-    assert chunks_of(models[arch], "a " * 75) == ["a" * 75]
-    assert chunks_of(models[arch], "a " * 76 + "b") == ["a" * 75, "ab"]
+    assert chunks_of(by_arch[arch], "") == [""]
+    assert chunks_of(by_arch[arch], "a " * 75) == ["a" * 75]
+    assert chunks_of(by_arch[arch], "a " * 76 + "b") == ["a" * 75, "ab"]
 
 
 def test_a_full_chunk_breaks_after_a_comma_that_is_near_its_end(sd1: LoadedModel) -> None:
@@ -84,8 +86,8 @@ def test_a_textual_inversion_is_not_parted_if_it_fits_a_chunk(sd1: LoadedModel) 
     assert chunks_of(sd1, "a toy", 80) == ["a", "*" * 75, "*" * 5]
 
 
-def test_all_texts_of_a_request_have_one_length(models: dict[str, LoadedModel]) -> None:
-    for model in models.values():
+def test_all_texts_of_a_request_have_one_length(by_arch: dict[str, LoadedModel]) -> None:
+    for model in by_arch.values():
         long = encode(model, prompt="a " * 100, negative_prompt="b")
         assert positive(long).shape == negative(long).shape
         assert long.tokens == 2 * 77
@@ -99,9 +101,9 @@ def test_each_chunk_is_what_it_would_be_alone_and_the_rest_is_empty_text(sd1: Lo
     assert torch.equal(both, torch.cat(alone, dim=1))
 
 
-def test_the_pooled_embedding_is_that_of_the_first_chunk(models: dict[str, LoadedModel]) -> None:
-    whole = encode(models["sdxl"], prompt="(a:1.4) BREAK b").positive[0].text.pooled
-    first = encode(models["sdxl"], prompt="a").positive[0].text.pooled
+def test_the_pooled_embedding_is_that_of_the_first_chunk(by_arch: dict[str, LoadedModel]) -> None:
+    whole = encode(by_arch["sdxl"], prompt="(a:1.4) BREAK b").positive[0].text.pooled
+    first = encode(by_arch["sdxl"], prompt="a").positive[0].text.pooled
     assert whole is not None
     assert first is not None
     assert torch.equal(whole, first)
@@ -187,11 +189,11 @@ def test_lora_tags_are_no_text_and_do_nothing_in_the_negative_prompt(sd1: Loaded
     assert "negative" in tagged.notes[0]
 
 
-def test_a_clip_skip_that_leaves_no_layer_is_refused(models: dict[str, LoadedModel]) -> None:
+def test_a_clip_skip_that_leaves_no_layer_is_refused(by_arch: dict[str, LoadedModel]) -> None:
     for arch, most in (("sd1", encoders.LAYERS - 1), ("sdxl", encoders.LAYERS - 2)):
-        encode(models[arch], prompt="a", clip_skip=most)
+        encode(by_arch[arch], prompt="a", clip_skip=most)
         with pytest.raises(InvalidField) as caught:
-            encode(models[arch], prompt="a", clip_skip=most + 1)
+            encode(by_arch[arch], prompt="a", clip_skip=most + 1)
         assert caught.value.field == "clip_skip"
         assert str(most) in caught.value.hint
 
@@ -206,10 +208,29 @@ def test_more_chunks_than_memory_should_hold_are_refused(sd1: LoadedModel, promp
 
 
 def test_the_longest_two_prompts_a_client_may_send_are_encoded(
-    models: dict[str, LoadedModel],
+    by_arch: dict[str, LoadedModel],
 ) -> None:
     long = "a " * 10_000
-    assert encode(models["sdxl"], prompt=long, negative_prompt=long).tokens == 134 * 77
+    assert encode(by_arch["sdxl"], prompt=long, negative_prompt=long).tokens == 134 * 77
+
+
+@given(
+    st.lists(st.sampled_from([*'()[]:|\\"+-., ab', ":1.2)", ":0.5]", "BREAK", ").and("])).map(
+        "".join
+    ),
+    st.sampled_from(["plain", "webui", "compel", None]),
+)
+@settings(max_examples=100, deadline=None)
+def test_whatever_is_written_is_encoded_or_an_invalid_field(
+    by_arch: dict[str, LoadedModel], text: str, dialect: str | None
+) -> None:
+    try:
+        ours = encode(by_arch["sdxl"], prompt=text, negative_prompt="a", prompt_dialect=dialect)
+    except InvalidField:
+        return
+    texts = [phase.text.embedding for phase in (*ours.positive, *(ours.negative or ()))]
+    assert {text.shape for text in texts} == {(1, ours.tokens, sum(encoders.WIDTHS))}
+    assert all(bool(text.isfinite().all()) for text in texts)
 
 
 def test_a_faulty_prompt_names_the_field_it_is_in(sd1: LoadedModel) -> None:
@@ -223,9 +244,9 @@ def test_a_faulty_prompt_names_the_field_it_is_in(sd1: LoadedModel) -> None:
 
 
 def test_a_known_text_does_not_run_the_encoder_whatever_else_differs(
-    models: dict[str, LoadedModel],
+    by_arch: dict[str, LoadedModel],
 ) -> None:
-    model, prompts = models["sdxl"], Prompts(1 << 20)
+    model, prompts = by_arch["sdxl"], Prompts(1 << 20)
     first = encode(model, prompts, prompt="a (b:1.3)", negative_prompt="c")
     known = prompts.misses
     with Calls(model) as calls:
@@ -277,9 +298,9 @@ def test_texts_go_with_the_model_they_belong_to(sd1: LoadedModel, tmp_path: obje
 
 
 def test_two_encoders_of_one_text_do_not_answer_for_each_other(
-    models: dict[str, LoadedModel],
+    by_arch: dict[str, LoadedModel],
 ) -> None:
     prompts = Prompts(1 << 20)
-    encode(models["sd1"], prompts, prompt="a", guidance_scale=1.0)
-    shared = encode(models["sd2"], prompts, prompt="a", guidance_scale=1.0)
-    assert torch.equal(positive(shared), positive(encode(models["sd2"], prompt="a")))
+    encode(by_arch["sd1"], prompts, prompt="a", guidance_scale=1.0)
+    shared = encode(by_arch["sd2"], prompts, prompt="a", guidance_scale=1.0)
+    assert torch.equal(positive(shared), positive(encode(by_arch["sd2"], prompt="a")))

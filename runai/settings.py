@@ -135,6 +135,7 @@ class Settings:
     )
     grace_s: float = _row(5.0, SECONDS, "what is being drawn may take so long when told to stop")
     insecure: bool = _row(False, SWITCH, "allow a host that other computers can reach")
+    allow_convert: bool = _row(False, SWITCH, "let clients convert models, which writes files")
     log_level: str = _row("info", LEVEL, "debug, info, warning or error")
 
     @property

@@ -41,7 +41,7 @@ def test_every_command_and_option_in_the_examples_exists() -> None:
     known = {flag for option in options.OPTIONS for flag in option.flags}
     known |= {row.flag for row in ROWS.values()} | {"-o", "--sidecar", "--task"}
     known |= {
-        flag for command in (get, convert) for flag in command.parser()._option_string_actions
+        flag for command in (get, convert) for flag in command.command_line()._option_string_actions
     }
     commands = re.findall(r"^runai.*", README, re.MULTILINE)
     assert len(commands) >= 7

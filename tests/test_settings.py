@@ -56,6 +56,7 @@ def test_every_setting_can_be_given_everywhere(tmp_path: Path) -> None:
         "device": "cuda:1",
         "dtype": "BF16",
         "insecure": "1",
+        "allow_convert": "yes",
         "log_level": "debug",
         "nsfw_filter_missing": "warn",
         "watermark_missing": "WARN",

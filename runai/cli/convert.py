@@ -7,6 +7,7 @@ that is not there as it stands is looked for below the base path.
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from tqdm import tqdm
 from runai.cli.exit_codes import ExitCode
 from runai.cli.parser import Parser
 from runai.cli.wiring import stay_offline
+from runai.engine.catalogue import Catalogue
+from runai.errors import InvalidSetting
 from runai.jobs.engine import Engine
 
+ENDINGS = {"safetensors": ".safetensors", "ckpt": ".ckpt", "diffusers": ""}
 tqdm.monitor_interval = 0  # or tqdm starts a thread of its own
 
 
@@ -26,15 +30,15 @@ def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
     stay_offline()
     from runai.engine import conversion  # imports torch
 
-    source = _found(arguments.source, base)
-    conversion.check_target(arguments.target, force=arguments.force)
-    planned = conversion.plan(source, arguments.target, [base])
+    source, target = _beside(arguments, base) if arguments.to else _named(arguments, base)
+    conversion.check_target(target, force=arguments.force)
+    planned = conversion.plan(source, target, [base])
     total = planned.total_bytes
     with tqdm(total=total, unit="B", unit_scale=True, disable=None, file=sys.stderr) as bar:
         planned.write(bar.update, force=arguments.force)
     if planned.dropped:
         _say(f"{len(planned.dropped)} tensors that drawing has no use for were left out.")
-    print(arguments.target)
+    print(target)
     return ExitCode.OK
 
 
@@ -42,15 +46,36 @@ def command_line() -> Parser:
     parser = Parser("models convert", "Make a .ckpt, .safetensors or diffusers folder of another.")
     parser.add_argument("source", type=Path, metavar="SOURCE", help="a model file or folder")
     parser.add_argument(
-        "target", type=Path, metavar="TARGET", help="NAME.safetensors, NAME.ckpt, or a new folder"
+        "target",
+        nargs="?",
+        type=Path,
+        metavar="TARGET",
+        help="NAME.safetensors, NAME.ckpt, or a new folder",
+    )
+    parser.add_argument(
+        "--to", choices=ENDINGS, help="no TARGET: beside SOURCE, a name as `runai models` lists it"
     )
     parser.add_argument("--force", action="store_true", help="replace a target that is there")
     parser.add_settings(("model_base_path",))
     return parser
 
 
-def _found(path: Path, base: Path) -> Path:
-    return path if path.exists() or path.is_absolute() else base / path
+def _named(arguments: Namespace, base: Path) -> tuple[Path, Path]:
+    """Two paths, as they stand; a source that is not there is looked for below the base path."""
+    source: Path = arguments.source
+    if arguments.target is None:
+        raise InvalidSetting("Where to, is not said.", hint="Give TARGET, or --to.")
+    below = not (source.exists() or source.is_absolute())
+    return base / source if below else source, arguments.target
+
+
+def _beside(arguments: Namespace, base: Path) -> tuple[Path, Path]:
+    """A model of the catalogue, and its name with another ending; nothing else can be named."""
+    if arguments.target is not None:
+        raise InvalidSetting("--to: TARGET is given too.", hint="Give one of them.")
+    source = Catalogue([base]).find(str(arguments.source)).path
+    stem = source.name if source.is_dir() else source.stem
+    return source, source.with_name(f"{stem}{ENDINGS[arguments.to]}")
 
 
 def _say(line: str) -> None:

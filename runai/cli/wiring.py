@@ -5,6 +5,7 @@ Imports no torch: `torch_engine` does that when it is called, on the worker thre
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from runai.errors import DependencyMissing, RunAIError
 from runai.jobs.engine import Engine
 from runai.jobs.service import Service
 from runai.schema.limits import Limits
+from runai.schema.requests import Convert
 from runai.settings import Settings
 from runai.transports.socket_server import SocketOptions
 
@@ -62,7 +64,16 @@ def service(
         limits(settings),
         max_queued=settings.max_queued,
         on_fatal=on_fatal,
+        conversion=functools.partial(conversion, settings) if settings.allow_convert else None,
     )
+
+
+def conversion(settings: Settings, asked: Convert) -> list[str]:
+    """The command that does what a client asked for, beside the model and nowhere else."""
+    # a packaged program is its own interpreter
+    program = [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-m", "runai"]
+    base = ["--model-base-path", str(settings.model_base_path)]
+    return [*program, "models", "convert", "--to", asked.form, *base, "--", asked.model]
 
 
 def torch_engine(settings: Settings) -> Engine:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from runai import PROTOCOL_VERSION, __version__
 from runai.errors import RunAIError, ServerStopping
 from runai.jobs.engine import Engine
+from runai.jobs.errands import Errands, Words
 from runai.jobs.ledger import Ledger, again
 from runai.jobs.outbox import Outbox
 from runai.jobs.worker import Worker
@@ -27,7 +28,7 @@ from runai.schema.events import (
     Status,
 )
 from runai.schema.limits import Limits
-from runai.schema.requests import TASKS, GenerationRequest
+from runai.schema.requests import TASKS, Convert, GenerationRequest
 from runai.schema.samplers import SAMPLERS
 
 
@@ -38,6 +39,7 @@ class Service:
     every request fails with that error, and `on_fatal` is called with it on the worker
     thread, outside of all locks; it may not call `stop`, which waits for that thread.
     `max_open_per_session` bounds the requests whose last answer a client has not taken.
+    `conversion`: the command that converts a model; None: clients may not ask for it.
     """
 
     def __init__(
@@ -48,10 +50,12 @@ class Service:
         max_queued: int = 256,
         max_open_per_session: int = 64,
         on_fatal: Callable[[RunAIError], None] = lambda error: None,
+        conversion: Words | None = None,
     ) -> None:
         self.limits = limits
         self._ledger = Ledger(max_queued, max_open_per_session)
         self._worker = Worker(self._ledger, make_engine, on_fatal)
+        self._errands = Errands(conversion)
         self._started = time.monotonic()
 
     def start(self) -> None:
@@ -118,6 +122,13 @@ class Service:
             raise ServerStopping("The server is stopping.")
         return Models(models=engine.models(), unusable=engine.unusable())
 
+    def convert(self, asked: Convert, answer: Callable[[Event], None]) -> None:
+        """Start a conversion; `answer` gets its one event, on another thread.
+
+        Raises NotOffered where that is not allowed, QueueFull while another one is under way.
+        """
+        self._errands.start(asked, answer)
+
     def drain(self, grace_s: float) -> bool:
         """Take no new work, cancel what waits, and give what runs `grace_s` seconds to end.
 
@@ -138,6 +149,7 @@ class Service:
         """
         with self._ledger.lock:
             self._ledger.quit()
+        self._errands.stop()
         self._worker.join()
 
 

@@ -20,6 +20,7 @@ from runai.schema.requests import (
     TASKS,
     Cancel,
     Command,
+    Convert,
     GetStatus,
     Hello,
     ListModels,
@@ -39,6 +40,7 @@ _IDS: TypeAdapter[str] = TypeAdapter(RequestId)
 _COMMANDS: dict[str, TypeAdapter[Any]] = {
     "hello": TypeAdapter(Hello),
     "cancel": TypeAdapter(Cancel),
+    "convert": TypeAdapter(Convert),
     "models": TypeAdapter(ListModels),
     "status": TypeAdapter(GetStatus),
     "generate": _TASKS,

@@ -36,6 +36,7 @@ REQUESTS = (
     requests.Inpaint,
     requests.Outpaint,
     requests.Cancel,
+    requests.Convert,
     requests.ListModels,
     requests.GetStatus,
 )
@@ -52,6 +53,7 @@ EVENTS = (
     events.Failed,
     events.ErrorBody,
     events.Canceled,
+    events.Converted,
     events.Models,
     events.ModelInfo,
     events.Status,

@@ -188,6 +188,14 @@ class Unusable(Model):
     reason: str
 
 
+class Converted(Model):
+    """Answer to `convert`: it is done. The weights are the same, in the same number format."""
+
+    type: Literal["converted"] = "converted"
+    id: str
+    path: str = Field(description="the new file or folder, on the server's computer")
+
+
 class Models(Model):
     """Answer to `models`."""
 
@@ -233,5 +241,5 @@ class Status(Model):
 
 
 JobEvent = Accepted | Loading | Progress | Preview | Completed | Failed | Canceled
-Event = Annotated[HelloEvent | JobEvent | Models | Status, Field(discriminator="type")]
+Event = Annotated[HelloEvent | JobEvent | Converted | Models | Status, Field(discriminator="type")]
 TERMINAL = (Completed, Failed, Canceled)

@@ -151,6 +151,18 @@ class Cancel(Model):
     id: RequestId = Field(description="that of the request to end")
 
 
+class Convert(Model):
+    """Makes a model in another form, beside the one there is; only where the server allows it.
+
+    Answered by `converted` or `failed`, once. Drawing goes on meanwhile; one at a time.
+    """
+
+    type: Literal["convert"] = "convert"
+    id: RequestId
+    model: str = Field(min_length=1, max_length=1000, description="a name as in `models`")
+    form: Literal["safetensors", "ckpt", "diffusers"] = Field(description="what to make of it")
+
+
 class ListModels(Model):
     """Asks for the catalogue."""
 
@@ -163,4 +175,4 @@ class GetStatus(Model):
     type: Literal["status"] = "status"
 
 
-Command = Hello | Cancel | ListModels | GetStatus | GenerationRequest
+Command = Hello | Cancel | Convert | ListModels | GetStatus | GenerationRequest

@@ -17,6 +17,7 @@ The two share the sans-I/O core, of which each uses one direction.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import socket
 import threading
@@ -29,7 +30,7 @@ from runai.jobs.service import Service
 from runai.schema import codec
 from runai.schema.dialects import Reply, krita, native, reply_to, understand
 from runai.schema.events import ErrorBody, Failed, HelloEvent
-from runai.schema.requests import Cancel, Command, GetStatus, Hello, ListModels
+from runai.schema.requests import Cancel, Command, Convert, GetStatus, Hello, ListModels
 from runai.transports.naive import Straight, pace_for
 from runai.transports.options import SocketOptions
 from runai.wire import connection as wire
@@ -147,6 +148,8 @@ class ClientConnection:
         elif isinstance(command, Cancel):
             # one that is not open (any more) has had, or will have, its last answer
             self._session.cancel(command.id)
+        elif isinstance(command, Convert):
+            self._service.convert(command, functools.partial(self._session.post, tag=reply))
         elif isinstance(command, ListModels):
             self._session.post(self._service.models(), reply)
         elif isinstance(command, GetStatus):

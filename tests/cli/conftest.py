@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from runai.client import Client
+from runai.jobs.errands import Words
 from runai.jobs.service import Service
 from runai.schema.requests import TextToImage
 from runai.testing.scripted import ScriptedEngine
@@ -46,8 +47,10 @@ def dead_port() -> Iterator[int]:
 
 
 @contextmanager
-def _running(engine: ScriptedEngine, **options: int) -> Iterator[int]:
-    service = Service(lambda: engine)
+def _running(
+    engine: ScriptedEngine, conversion: Words | None = None, **options: int
+) -> Iterator[int]:
+    service = Service(lambda: engine, conversion=conversion)
     listeners = listener.bind("127.0.0.1", 0)
     server = SocketServer(listeners, service, SocketOptions(keep_alive=True, **options))
     thread = threading.Thread(target=server.run)

@@ -17,6 +17,7 @@ from runai.schema.events import (
     Canceled,
     Capabilities,
     Completed,
+    Converted,
     ErrorBody,
     Event,
     Failed,
@@ -30,10 +31,19 @@ from runai.schema.events import (
     Progress,
     Status,
 )
-from runai.schema.requests import Cancel, GetStatus, Hello, ListModels, Outpaint, TextToImage
+from runai.schema.requests import (
+    Cancel,
+    Convert,
+    GetStatus,
+    Hello,
+    ListModels,
+    Outpaint,
+    TextToImage,
+)
 from tests.schema.asked import PNG, generate
 
 DATA_URI = f"data:image/png;base64,{PNG}"
+CONVERT = Convert(id="a", model="m", form="ckpt")
 PARAMETERS = Parameters(
     task="txt2img",
     model="m",
@@ -69,6 +79,7 @@ EVENTS: list[Any] = [
     Completed(id="a", images=[Picture(png=b"\xff\x00", seed=7)], parameters=PARAMETERS),
     Failed(error=ErrorBody(code="limit", message="m", hint="h")),
     Canceled(id="a"),
+    Converted(id="a", path="/models/v1/a.safetensors"),
     Models(models=[ModelInfo(name="m", version="v1", format="ckpt")]),
     Status(state="ready", clients=1, queued=0, running=0, loaded_models=[], uptime_s=1.5),
 ]
@@ -95,6 +106,7 @@ def test_no_event_has_a_key_that_the_plugin_would_act_upon(cls: type[BaseModel])
         ({"type": "hello"}, Hello(protocol=1)),
         ({"type": "hello", "observer": True, "client": "c"}, Hello(observer=True, client="c")),
         ({"type": "cancel", "id": "a"}, Cancel(id="a")),
+        ({"type": "convert", "id": "a", "model": "m", "form": "ckpt"}, CONVERT),
         ({"type": "models"}, ListModels()),
         ({"type": "status"}, GetStatus()),
         (generate(), TextToImage(id="a")),

@@ -17,6 +17,7 @@ from runai.schema.events import (
     Accepted,
     Canceled,
     Completed,
+    Converted,
     ErrorBody,
     Event,
     Failed,
@@ -27,6 +28,7 @@ from runai.schema.events import (
     Preview,
     Progress,
 )
+from runai.schema.requests import Convert
 from tests.schema.asked import PNG, plugin
 
 ACTIONS = ("txt2img", "img2img", "inpaint", "outpaint")
@@ -223,9 +225,42 @@ def test_an_unknown_action_is_refused_with_the_known_ones(action: object) -> Non
     assert len(str(error)) < 300
 
 
-@pytest.mark.parametrize("action", ["convert", "update"])
-def test_what_is_not_offered_is_refused_with_the_reason(action: str) -> None:
-    first, second = wrong({"action": action}), wrong({"action": action})
+@pytest.mark.parametrize("form", ["ckpt", "safetensors", "diffusers"])
+def test_convert_is_the_native_one(form: str) -> None:
+    options = {
+        "convert_model": "/models/v1/a.ckpt",
+        "convert_model_version": "v1",
+        "convert_data_type": "fp16",
+        "convert_model_output_type": form,
+        "model_base_path": "/models",
+    }
+    command = understand({"action": "convert", "options": options}).command
+    assert isinstance(command, Convert)
+    assert (command.model, command.form) == ("v1/a.ckpt", form)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"convert_model_output_type": "ckpt"}, "convert_model"),
+        ({"convert_model": "a", "convert_model_output_type": "gguf"}, "convert_model_output_type"),
+        ({"convert_model": "a"}, "convert_model_output_type"),
+        ({"convert_model": 7, "convert_model_output_type": "ckpt"}, "convert_model"),
+    ],
+)
+def test_an_error_in_convert_names_the_plugins_key(options: dict[str, Any], field: str) -> None:
+    error = wrong({"action": "convert", "options": options})
+    assert isinstance(error, InvalidField) and error.field == field
+
+
+def test_a_conversion_that_is_done_breaks_no_plugin() -> None:
+    """It ignores what it does not know, if it has none of the keys that it looks for."""
+    [body] = reply_to({"action": "convert"}).render(Converted(id="krita-1", path="/a"))
+    assert not {"image", "versions", "action"} & json.loads(body).keys()
+
+
+def test_what_is_not_offered_is_refused_with_the_reason() -> None:
+    first, second = wrong({"action": "update"}), wrong({"action": "update"})
     assert isinstance(first, NotOffered)
     assert first.field == "action"
     assert first is not second  # a raised error holds its caller's frames

@@ -22,8 +22,9 @@ from typing import Any
 from runai.errors import InvalidField, NotOffered, UnknownAction
 from runai.schema import codec
 from runai.schema.dialects import Spoken
-from runai.schema.events import Canceled, Completed, Event, Failed, Loading, Progress
+from runai.schema.events import Canceled, Completed, Converted, Event, Failed, Loading, Progress
 from runai.schema.fields import MAX_SEED
+from runai.schema.requests import Command
 
 # action -> why it is refused, and what to do instead
 REFUSED = {
@@ -31,13 +32,10 @@ REFUSED = {
         "This server does not replace itself over the network.",
         "Install a newer version by hand.",
     ),
-    "convert": (
-        "This server writes no files, and so converts none.",
-        "No need to: .ckpt, .safetensors and diffusers folders are all loaded as they are.",
-    ),
 }
 # what it can ask for, and has a progress bar for
 TASKS = ("txt2img", "img2img", "inpaint", "outpaint")
+CONVERT = "convert"
 VERSIONS = {"v1": "v1", "v2": "v2", "v1 (community)": "v1", "v2 (community)": "v2"}
 PROGRESS_ACTION = 4
 _numbers = itertools.count(1)
@@ -122,10 +120,14 @@ OPTIONS = (
 N_SAMPLES = Option("A_n_samples", "num_images", read_integer)
 N_ITER = Option("A_n_iter", "num_images", read_integer)
 VERSION = Option("version", "model_version", read_version)
-BASE_PATH = Option("model_base_path", "model", read_text)
+BASE_PATH = Option("model_base_path", "model", read_text, (*TASKS, CONVERT))
 # where a model's name may stand; the first that is not empty counts
 MODEL_NAMES = tuple(
     Option(key, "model", read_text) for key in ("A_model", "model", "model_path", "A_model_path")
+)
+CONVERT_OPTIONS = (
+    Option("convert_model", "model", read_text, (CONVERT,)),
+    Option("convert_model_output_type", "form", read_text, (CONVERT,)),
 )
 DEFAULTS: dict[str, Any] = {
     "num_inference_steps": 20,
@@ -158,6 +160,8 @@ class KritaReply:
             return [codec.encode(self._in_its_words(event)), self._progress(1, 1)]
         if isinstance(event, Canceled):
             return [codec.encode(event), self._progress(1, 1)]
+        if isinstance(event, Converted):  # it has no words for it, and ignores those it lacks
+            return [codec.encode(event)]
         return []
 
     def _in_its_words(self, event: Failed) -> Failed:
@@ -212,8 +216,8 @@ def parse(message: dict[str, Any]) -> Spoken:
     if isinstance(action, str) and action in REFUSED:
         why, hint = REFUSED[action]
         raise NotOffered(why, hint=hint, field="action")
-    if action not in TASKS:
-        known = ", ".join(TASKS)
+    if action not in (*TASKS, CONVERT):
+        known = ", ".join((*TASKS, CONVERT))
         raise UnknownAction(
             f"There is no action {codec.shown(action)}.",
             hint=f"Use one of: {known}; or send a `type` (docs/protocol.md).",
@@ -222,6 +226,8 @@ def parse(message: dict[str, Any]) -> Spoken:
     options = message.get("options")
     if not isinstance(options, dict):
         raise InvalidField("The options must be a JSON object.", field="options")
+    if action == CONVERT:
+        return Spoken(_conversion(options), reply_to(message))
     fields = _fields(str(action), options)
     try:
         request = codec.parse_task(fields)
@@ -229,6 +235,18 @@ def parse(message: dict[str, Any]) -> Spoken:
         error.field = _key_of(error.field, str(action))
         raise
     return Spoken(request, reply_to(message))
+
+
+def _conversion(options: dict[str, Any]) -> Command:
+    """The number format that it names is not asked after: a conversion keeps what is there."""
+    given = {option.field: _read(option, CONVERT, options, "") for option in CONVERT_OPTIONS}
+    given["model"] = _without_base(given["model"], options)
+    try:
+        return codec.parse_command({"type": CONVERT, "id": f"krita-{next(_numbers)}", **given})
+    except InvalidField as error:
+        keys = {option.field: option.key for option in CONVERT_OPTIONS}
+        error.field = keys.get(error.field or "", error.field)
+        raise
 
 
 def _fields(action: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -275,13 +293,18 @@ def _model(action: str, options: dict[str, Any]) -> dict[str, Any]:
     A fresh profile names a model that exists nowhere, with both paths empty: then the
     version's default model is meant.
     """
-    base = _read(BASE_PATH, action, options, "").rstrip("/\\")
+    base = _read(BASE_PATH, action, options, "")
     names = [_read(option, action, options, "") for option in MODEL_NAMES]
-    name = next(filter(None, names), "")
-    if base and name.startswith((f"{base}/", f"{base}\\")):
-        name = name[len(base) :].lstrip("/\\")
     return {
-        "model": name,
+        "model": _without_base(next(filter(None, names), ""), options),
         "model_version": _read(VERSION, action, {"version": options.get("version") or "v1"}, None),
         "model_fallback": not base and not options.get("model_path"),
     }
+
+
+def _without_base(name: str, options: dict[str, Any]) -> str:
+    """A model's name below the base path that the plugin has put in front of it."""
+    base = str(_read(BASE_PATH, CONVERT, options, "")).rstrip("/\\")
+    if base and name.startswith((f"{base}/", f"{base}\\")):
+        return name[len(base) :].lstrip("/\\")
+    return name

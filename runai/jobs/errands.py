@@ -1,0 +1,109 @@
+"""Work for clients that is no drawing: a child process each, one at a time.
+
+Theory of operation. Converting a model reads and writes gigabytes; in this process it would
+hold up drawing. So it is done by the same program as a child, and a thread waits for it and
+answers. `stop` interrupts the child, which then removes what it had begun to write, and
+joins the thread. The lock guards which child there is; nothing slow happens under it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+
+from runai.errors import NotOffered, QueueFull, RunAIError, ServerStopping, all_errors
+from runai.schema.events import Converted, ErrorBody, Event, Failed
+from runai.schema.requests import Convert
+
+STOP_S = 5.0  # for a child to tidy up in
+Words = Callable[[Convert], Sequence[str]]
+Answer = Callable[[Event], None]
+# how the program's commands end that failed: "runai: what happened and what to do [code]"
+_ERROR = re.compile(r"runai: (.*) \[(\w+)\]")
+
+
+class Errands:
+    """`words`: the command that does it; None: clients may not ask for it."""
+
+    def __init__(self, words: Words | None) -> None:
+        self._words = words
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[str] | None = None
+        self._threads: list[threading.Thread] = []
+        self._stopping = False
+
+    def start(self, asked: Convert, answer: Answer) -> None:
+        """Begin; `answer` is called once, on a thread of ours. Raises instead if it cannot be."""
+        if self._words is None:
+            raise NotOffered(
+                "This server writes no files, and so converts none.",
+                hint="Use `runai models convert`, or start the server with --allow-convert.",
+                field="action",
+            )
+        with self._lock:
+            if self._stopping:
+                raise ServerStopping("The server is stopping.")
+            if self._child is not None:
+                raise QueueFull("Another model is being converted.", hint="Wait until it is done.")
+            child = self._child = _begin(self._words(asked))
+            thread = threading.Thread(
+                target=self._wait, args=(child, asked, answer), name="runai-errand"
+            )
+            self._threads = [t for t in self._threads if t.is_alive()] + [thread]
+            thread.start()
+
+    def stop(self) -> None:
+        """Interrupt what is under way and wait for it. Idempotent."""
+        with self._lock:
+            self._stopping = True
+            child, threads = self._child, self._threads
+        if child is not None:
+            _interrupt(child)
+        for thread in threads:
+            thread.join()
+
+    def _wait(self, child: subprocess.Popen[str], asked: Convert, answer: Answer) -> None:
+        out, err = child.communicate()
+        with self._lock:
+            self._child = None
+            stopped = self._stopping
+        if child.returncode == 0:
+            answer(Converted(id=asked.id, path=out.strip()))
+            return
+        error = ServerStopping("The server is stopping.") if stopped else _error_in(err)
+        answer(Failed(id=asked.id, error=ErrorBody.of(error)))
+
+
+def _begin(words: Sequence[str]) -> subprocess.Popen[str]:
+    # in a group of its own: Ctrl-C is for the server, which then tells the child
+    return subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _interrupt(child: subprocess.Popen[str]) -> None:
+    """As by Ctrl-C; killed if that does not help."""
+    child.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(STOP_S)
+        return
+    child.kill()
+
+
+def _error_in(said: str) -> RunAIError:
+    """The error that the child ended with, as ours again."""
+    found = list(_ERROR.finditer(said))
+    if not found:
+        last = (said.strip().splitlines() or ["it said nothing"])[-1]
+        return RunAIError(f"The conversion failed: {last[:300]}.")
+    message, code = found[-1].groups()
+    return all_errors().get(code, RunAIError)(message, hint="See `runai models convert --help`.")

@@ -16,10 +16,11 @@ from runai.cli.wiring import example_path
 from runai.engine.catalogue import Catalogue
 from runai.errors import NoServer
 from runai.jobs.engine import Engine
-from runai.schema.events import ModelInfo
+from runai.schema.events import ModelInfo, Models
 from runai.settings import Settings, is_loopback
 
-COLUMNS = ("name", "version", "format", "default", "loaded")
+COLUMNS = ("name", "kind", "arch", "version", "format", "few steps", "default", "loaded", "for")
+UNUSABLE_COLUMNS = ("unusable", "why")
 SUBCOMMANDS = {
     "get": "fetch a model from the hub (the only command that uses the network)",
     "convert": "make a .ckpt, .safetensors or diffusers folder of another",
@@ -34,39 +35,51 @@ def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
         "List the models, of the running server if there is one.",
         epilog="; ".join(f"runai models {name}: {what}" for name, what in SUBCOMMANDS.items()),
     )
-    parser.add_argument("--json", action="store_true", help="one JSON array")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object, with everything that is known"
+    )
     parser.add_settings(("host", "port", "packet_size", "model_base_path", "insecure"))
     arguments, settings = parser.read(words)
-    models = [model.model_dump() for model in _models(settings)]
+    listing = _listing(settings)
     if arguments.json:
-        print(json.dumps(models, indent=2))
-    else:
-        _print_table(models)
+        print(json.dumps(listing.model_dump(exclude={"type"}), indent=2))
+        return ExitCode.OK
+    _print_table([COLUMNS, *map(_row, listing.models)])
+    if listing.unusable:
+        print()
+        _print_table([UNUSABLE_COLUMNS, *((u.name, u.reason) for u in listing.unusable)])
     return ExitCode.OK
 
 
-def _models(settings: Settings) -> list[ModelInfo]:
+def _listing(settings: Settings) -> Models:
     with client_for(settings, observer=True) as client:
         try:
-            return client.models()
+            return client.listing()
         except NoServer:
             if not is_loopback(settings.host):
                 raise
-    return _on_disk(settings)
+    catalogue = Catalogue([settings.model_base_path], example_path())
+    return Models(models=catalogue.infos(), unusable=catalogue.unusable())
 
 
-def _on_disk(settings: Settings) -> list[ModelInfo]:
-    return Catalogue([settings.model_base_path], example_path()).infos()
+def _row(model: ModelInfo) -> Sequence[str]:
+    """`for`: the tasks of a model, the words that a LoRA answers to."""
+    yes = {True: "yes", False: ""}
+    return (
+        model.name,
+        model.kind,
+        model.arch,
+        model.version,
+        model.format,
+        model.distillation or "",
+        yes[model.default],
+        yes[model.loaded],
+        ", ".join(model.tasks or model.trigger_words),
+    )
 
 
-def _print_table(models: Sequence[dict[str, object]]) -> None:
-    shown = [[_cell(model[column]) for column in COLUMNS] for model in models]
-    rows = [list(COLUMNS), *shown]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print(line.rstrip())
-
-
-def _cell(value: object) -> str:
-    return {True: "yes", False: ""}[value] if isinstance(value, bool) else str(value)

@@ -17,7 +17,7 @@ from runai import PROTOCOL_VERSION, __version__
 from runai.client.answers import Answers
 from runai.client.link import Link
 from runai.errors import ConnectionLost, NoServer
-from runai.schema.events import HelloEvent, ModelInfo, Status
+from runai.schema.events import HelloEvent, ModelInfo, Models, Status
 from runai.schema.requests import GenerationRequest, GetStatus, Hello, ListModels
 
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -78,8 +78,11 @@ class Client:
 
     def models(self) -> list[ModelInfo]:
         """The server's catalogue; waits for a server that is still starting."""
-        answer = self._alive_link().ask(ListModels(), "models", None)
-        return answer.models  # type: ignore[union-attr]  # it was asked for by kind
+        return self.listing().models
+
+    def listing(self) -> Models:
+        """The server's catalogue, and what lies beside it and cannot be used."""
+        return self._alive_link().ask(ListModels(), "models", None)  # type: ignore[return-value]
 
     def status(self) -> Status:
         """What the server is doing."""

@@ -24,7 +24,7 @@ from runai.engine.loras import LoraShelf
 from runai.engine.safety import Missing, SafetyFilter
 from runai.engine.starts import Sample
 from runai.engine.watermark import Watermark
-from runai.errors import ModelNotFound, OutOfMemory, RunAIError
+from runai.errors import ModelError, OutOfMemory, RunAIError
 from runai.schema.events import (
     ErrorBody,
     Failed,
@@ -119,7 +119,7 @@ class TorchEngine:
     def is_warm(self, request: GenerationRequest) -> bool:
         try:
             return self.model_of(request) in self._cache
-        except ModelNotFound:
+        except ModelError:
             return True  # nothing will be loaded: the request fails at once
 
     def has_room(self) -> bool:

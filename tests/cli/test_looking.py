@@ -9,21 +9,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import headers
 import pytest
 
 from runai.cli import main, wiring
+from runai.schema.events import Holdings, Loaded, Memory
 from runai.testing.scripted import ScriptedEngine
 
 Capture = pytest.CaptureFixture[str]
 
 
 def base_path(root: Path) -> Path:
-    """A model folder; its files are empty, for only names are listed."""
+    """A model folder: files with the headers of models, and one that is none."""
     base = root / "models"
-    for name in ("v1/one.safetensors", "v2/two.ckpt"):
-        path = base / name
-        path.parent.mkdir(parents=True)
-        path.touch()
+    headers.write(base / "v1" / "one.safetensors", headers.rows("sd1"))
+    headers.write(base / "v2" / "two_turbo.ckpt", headers.rows("sd2"))
+    said = {"modelspec.trigger_phrase": "ink style, brush"}
+    headers.write(base / "lora" / "ink.safetensors", headers.rows("lora-sdxl"), said)
+    (base / "v1" / "broken.ckpt").touch()
     return base
 
 
@@ -32,30 +35,48 @@ def test_models_of_a_running_server_are_a_table(
 ) -> None:
     with running(ScriptedEngine()) as port:
         assert main(["models", "--port", str(port)]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "name    version  format     default  loaded",
-        "shapes  v1       diffusers  yes",
-        "other   v1       diffusers",
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["name", "kind", "arch", "version", "format", "few", "steps", "default", "loaded", "for"],
+        ["shapes", "model", "v1", "diffusers", "yes"],
+        ["other", "model", "v1", "diffusers"],
     ]
 
 
 def test_models_of_a_running_server_as_json(running: Callable[..., Any], capsys: Capture) -> None:
-    with running(ScriptedEngine()) as port:
+    engine = ScriptedEngine()
+    engine.useless["v1/broken"] = "it is empty"
+    with running(engine) as port:
         assert main(["models", "--json", "--port", str(port)]) == 0
-    assert [model["name"] for model in json.loads(capsys.readouterr().out)] == ["shapes", "other"]
+    listing = json.loads(capsys.readouterr().out)
+    assert [model["name"] for model in listing["models"]] == ["shapes", "other"]
+    assert listing["unusable"] == [{"name": "v1/broken", "reason": "it is empty"}]
 
 
-def test_without_a_server_the_models_on_disk_are_listed(
+def test_without_a_server_what_is_on_disk_is_listed_with_all_that_is_known(
     dead_port: int, tmp_path: Path, capsys: Capture
 ) -> None:
     base = str(base_path(tmp_path))
     assert main(["models", "--json", "--port", str(dead_port), "--model-base-path", base]) == 0
-    models = json.loads(capsys.readouterr().out)
-    columns = ("name", "version", "format", "loaded", "default")
-    assert [tuple(model[column] for column in columns) for model in models[:2]] == [
-        ("v1/one", "v1", "safetensors", False, True),
-        ("v2/two", "v2", "ckpt", False, True),
+    listing = json.loads(capsys.readouterr().out)
+    columns = ("name", "kind", "arch", "version", "format", "distillation", "loaded", "default")
+    assert [tuple(model[column] for column in columns) for model in listing["models"][:3]] == [
+        ("lora/ink", "lora", "sdxl", "xl", "safetensors", None, False, False),
+        ("v1/one", "model", "sd1", "v1", "safetensors", None, False, True),
+        ("v2/two_turbo", "model", "sd2", "v2", "safetensors", "turbo", False, True),
     ]
+    assert listing["models"][0]["trigger_words"] == ["ink style", "brush"]
+    assert listing["unusable"] == [{"name": "v1/broken.ckpt", "reason": "it is empty"}]
+
+
+def test_the_table_ends_with_what_cannot_be_used(
+    dead_port: int, tmp_path: Path, capsys: Capture
+) -> None:
+    base = str(base_path(tmp_path))
+    assert main(["models", "--port", str(dead_port), "--model-base-path", base]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("ink style, brush")
+    assert lines[2].endswith("txt2img, img2img, inpaint, outpaint")
+    assert lines[-3:] == ["", "unusable        why", "v1/broken.ckpt  it is empty"]
 
 
 def test_listing_the_models_on_disk_imports_no_torch(dead_port: int, tmp_path: Path) -> None:
@@ -76,8 +97,46 @@ def test_status_of_a_running_server(running: Callable[..., Any], capsys: Capture
         assert main(["status", "--json", "--port", str(port)]) == 0
     assert "state    ready\n" in shown
     assert "none loaded" in shown
+    assert "memory   0 MB loaded, 0 MB free\n" in shown
     status = json.loads(capsys.readouterr().out)
     assert (status["state"], status["running"], status["queued"]) == ("ready", 0, 0)
+
+
+class Holding(ScriptedEngine):
+    """Says that it holds a model and a VAE."""
+
+    def holdings(self) -> Holdings:
+        loaded = [
+            Loaded(name="VAE/soft", kind="vae", bytes=167_000_000, idle_s=12.0),
+            Loaded(name="v1/one", bytes=2_130_000_000, kind="model", plan="tiling", in_use=True),
+        ]
+        return Holdings(
+            loaded=loaded,
+            loaded_bytes=2_297_000_000,
+            free_bytes=5_000_000_000,
+            max_bytes=8_000_000_000,
+            prompt_cache_bytes=3_000_000,
+        )
+
+    def newest_memory(self) -> Memory:
+        reason = "needs 9.1 GB, 7.6 GB free: tiling on"
+        return Memory(plan="tiling", reason=reason, needed_bytes=1, free_bytes=2)
+
+
+def test_status_tells_the_plan_in_force_and_what_is_in_memory(
+    running: Callable[..., Any], capsys: Capture
+) -> None:
+    with running(Holding()) as port:
+        assert main(["models", "--port", str(port)]) == 0  # the engine is made by then
+        capsys.readouterr()
+        assert main(["status", "--port", str(port)]) == 0
+    assert capsys.readouterr().out.splitlines()[5:] == [
+        "plan     tiling: needs 9.1 GB, 7.6 GB free: tiling on",
+        "memory   2.3 GB loaded, 5.0 GB free, at most 8.0 GB",
+        "           167 MB  vae VAE/soft, idle for 12 s",
+        "           2.1 GB  model v1/one, tiling, in use",
+        "             3 MB  encoded prompts",
+    ]
 
 
 def test_status_without_a_server_is_one_line_and_fails(dead_port: int, capsys: Capture) -> None:

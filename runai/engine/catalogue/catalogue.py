@@ -86,7 +86,7 @@ class Catalogue:
 
     def unusable(self) -> list[Unusable]:
         """What lies there and cannot be used, with the reason."""
-        return [Unusable(name=r.name, reason=r.finding.reason) for r in self._look().rejected]
+        return [Unusable(name=r.name, reason=r.finding.reason) for r in self._current().rejected]
 
     def sha256(self, entry: Entry) -> str | None:
         """The hash of a file if it is known by now; else it is computed in the background."""

@@ -1,10 +1,11 @@
 """What a denoising step costs in the engine beyond the UNet call itself.
 
-    python benchmarks/step_cost.py [--full] [--size 256] [--steps 8] [--rounds 5]
+    python benchmarks/step_cost.py [--arch sd1|sdxl] [--size 256] [--steps 8] [--rounds 5]
 
 Against a loop written by hand for one picture: UNet, guidance, diffusers' Euler scheduler, and
-nothing else. Same model, dtype, size and steps, taking turns. Without --full the example model
-is used; with it a Stable Diffusion 1.5 UNet with random weights (860 million parameters).
+nothing else. Same UNet, dtype, size, text and steps, taking turns. Without --arch the example
+model's UNet is used, else one of full size with random weights: Stable Diffusion 1.5 has 860
+million parameters, SDXL 2.6 billion (5.2 GB in bf16).
 """
 
 from __future__ import annotations
@@ -19,31 +20,47 @@ import torch
 from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 from side_by_side import compare
 
-from runai.engine import prompts, starts, step_loop
+from runai.engine import canvas, starts, step_loop
 from runai.engine.archs import ARCHS
 from runai.engine.catalogue import Catalogue
 from runai.engine.devices import choose
-from runai.engine.loading import LoadedModel, load
+from runai.engine.loading import load
+from runai.engine.model import LoadedModel
+from runai.engine.prompts import Conditioning, Phase, Text
 from runai.schema.limits import Limits
 from runai.schema.requests import TextToImage
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "models.example"
+POOLED = 1280  # width of SDXL's pooled embedding
 
 
-def example(full: bool) -> LoadedModel:
+def model_with(arch: str | None) -> LoadedModel:
+    """The example model, or one with an arch's UNet of full size in its place."""
     model = load(Catalogue([EXAMPLE]).find("shapes"), choose(), [EXAMPLE])
-    if not full:
+    if arch is None:
         return model
-    config = {**ARCHS["sd1"].unet, "cross_attention_dim": model.unet.config.cross_attention_dim}
-    unet = UNet2DConditionModel.from_config(config).to(model.device, model.dtype).eval()
-    return replace(model, unet=unet)
+    torch.set_default_dtype(model.dtype)  # so that it is never in memory as fp32
+    unet = UNet2DConditionModel.from_config(ARCHS[arch].unet).to(model.device).eval()
+    torch.set_default_dtype(torch.float32)
+    return replace(model, arch=ARCHS[arch], unet=unet)
+
+
+def conditioning(model: LoadedModel) -> Conditioning:
+    """Random text, a negative and a positive one."""
+    width = model.unet.config.cross_attention_dim
+    texts = (
+        Text(torch.randn(1, 77, width).to(model.device, model.dtype), pooled)
+        for pooled in torch.randn(2, 1, POOLED).to(model.device, model.dtype)
+    )
+    positive, negative = ((Phase(0, text),) for text in texts)
+    return Conditioning(positive, negative)
 
 
 @torch.inference_mode()
-def ours(model: LoadedModel, request: TextToImage) -> float:
-    conditioning = prompts.encode(model, request.prompt, "", request.guidance_scale)
-    canvas = starts.prepare(model, request, Limits())
-    sample = starts.start(model, request, canvas, conditioning, 0)
+def ours(model: LoadedModel, request: TextToImage, text: Conditioning) -> float:
+    choices = model.defaults.overridden_by(request)
+    prepared = canvas.prepare(model, request, Limits())
+    sample = starts.start(model, request, choices, prepared, text, 0)
     began = time.perf_counter()
     turn = 0
     while not sample.done:
@@ -53,44 +70,51 @@ def ours(model: LoadedModel, request: TextToImage) -> float:
 
 
 @torch.inference_mode()
-def by_hand(model: LoadedModel, request: TextToImage) -> float:
-    conditioning = prompts.encode(model, request.prompt, "", request.guidance_scale)
-    text: Any = torch.cat([conditioning.negative, conditioning.positive])  # type: ignore[list-item]
+def by_hand(model: LoadedModel, request: TextToImage, text: Conditioning) -> float:
+    halves = [half for half in text.at(0) if half]
+    embeddings = torch.cat([half.embedding for half in halves])
+    side = request.height or model.size
+    added: dict[str, Any] = {}
+    if model.arch.added == "sizes":
+        pooled = torch.cat([half.pooled for half in halves if half.pooled is not None])
+        sizes = torch.tensor([[side, side, 0, 0, side, side]] * 2, device=model.device)
+        added = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
     scheduler = EulerDiscreteScheduler.from_config(model.scheduler)
     scheduler.set_timesteps(request.num_inference_steps)
-    side = (request.height or model.size) // 8
-    latents = torch.randn(1, 4, side, side) * scheduler.init_noise_sigma
+    latents = torch.randn(1, 4, side // 8, side // 8) * scheduler.init_noise_sigma
     began = time.perf_counter()
     for t in scheduler.timesteps:
         given = scheduler.scale_model_input(latents, t)
-        said = model.unet(torch.cat([given, given]).to(model.dtype), t, text).sample.float()
+        rows = torch.cat([given, given]).to(model.dtype)
+        said = model.unet(rows, t, embeddings, **added).sample.float()
         negative, positive = said.chunk(2)
-        guided = negative + request.guidance_scale * (positive - negative)
+        guided = negative + 7.5 * (positive - negative)
         latents = scheduler.step(guided, t, latents).prev_sample
     return (time.perf_counter() - began) / len(scheduler.timesteps)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--arch", choices=("sd1", "sdxl"))
     parser.add_argument("--size", type=int)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    model = example(args.full)
+    model = model_with(args.arch)
     request = TextToImage(
         id="b",
-        prompt="a red circle",
         num_inference_steps=args.steps,
+        guidance_scale=7.5,
+        sampler="euler",
         width=args.size,
         height=args.size,
     )
-    size = args.size or model.size
-    name = f"one step at {size}², {model.dtype}, {'SD 1.5' if args.full else 'example'}"
+    text = conditioning(model)
+    name = f"one step at {args.size or model.size}², {model.dtype}, {args.arch or 'example'}"
     compare(
         f"{name}, against a loop by hand",
-        lambda: ours(model, request),
-        lambda: by_hand(model, request),
+        lambda: ours(model, request, text),
+        lambda: by_hand(model, request, text),
         rounds=args.rounds,
     ).show()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from functools import cache
 from pathlib import Path
@@ -94,3 +95,10 @@ def worst(ours: Pixels, theirs: Pixels) -> int:
     assert ((theirs > 0) & (theirs < 255)).mean() > 0.5, "so would a blown-out one"
     assert ours.shape == theirs.shape
     return int(abs(ours - theirs).max())
+
+
+def note(task: str, arch: str, sampler: str, difference: int) -> None:
+    """With RUNAI_PARITY_TABLE=FILE a row is written for each comparison."""
+    if table := os.environ.get("RUNAI_PARITY_TABLE"):
+        with Path(table).open("a") as file:
+            file.write(f"{task},{arch},{sampler},{difference}\n")

@@ -23,6 +23,10 @@ def test_a_picture_is_rounded_down_to_whole_latents_but_not_below_the_smallest(
     assert Extent(*given).floor().size == kept
 
 
+def test_multiple_and_smallest_may_be_others() -> None:
+    assert Extent(23, 3).floor(4, smallest=4).size == (20, 4)
+
+
 @pytest.mark.parametrize(
     ("width", "height", "size"),
     [

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import warnings
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,61 +12,20 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from drawn import Pixels, draw, half_mask, last, make_request, photo, pixels, run
+from drawn import draw, last, make_request, pixels, run
+from reference import STEPS, Reference, note, worst
 
 from runai.engine.engine import TorchEngine
-from runai.engine.samplers import SCHEDULERS, scheduler_class
+from runai.engine.samplers import SCHEDULERS
 from runai.schema.samplers import METHODS, SAMPLERS
 
-PIPELINES = {
-    "txt2img": diffusers.StableDiffusionPipeline,
-    "img2img": diffusers.StableDiffusionImg2ImgPipeline,
-    "inpaint": diffusers.StableDiffusionInpaintPipeline,
-    "outpaint": diffusers.StableDiffusionInpaintPipeline,
-}
+TASKS = ("txt2img", "img2img", "inpaint", "outpaint")
 MODELS = {"sd1": "v1/plain", "sd2-v": "v2/velocity"}
-STEPS = 5
-Reference = Callable[..., Pixels]
 
 
 @pytest.fixture(scope="module")
 def reference(models: Path) -> Reference:
-    """diffusers' picture for a model, task, sampler and further arguments."""
-
-    @cache
-    def pipeline(model: str, task: str) -> tuple[Any, dict[str, Any]]:
-        loaded = PIPELINES[task].from_pretrained(models / model, local_files_only=True)
-        loaded.set_progress_bar_config(disable=True)
-        return loaded, dict(loaded.scheduler.config)
-
-    def drawn(model: str, task: str, sampler: str, **arguments: Any) -> Pixels:
-        # always from the model's own configuration: one that a scheduler was made with
-        # carries that one's arguments into the next
-        pipe, config = pipeline(model, task)
-        seed = arguments.pop("seed", 7)
-        choice = SCHEDULERS[sampler]
-        own = {"noise_sampler_seed": seed} if choice.draws_apart else {}
-        pipe.scheduler = scheduler_class(sampler).from_config(config, **choice.arguments, **own)
-        given = {} if task == "txt2img" else {"image": photo()}
-        if task in ("inpaint", "outpaint"):
-            given["mask_image"] = half_mask()
-        arguments = {"prompt": "a b c", "negative_prompt": "d", **given, **arguments}
-        result = pipe(
-            num_inference_steps=STEPS,
-            generator=torch.Generator("cpu").manual_seed(seed),
-            **arguments,
-        )
-        return np.asarray(result.images[0]).astype(int)
-
-    return drawn
-
-
-def worst(ours: Pixels, theirs: Pixels) -> int:
-    """The largest difference, of pictures that are neither flat nor blown out."""
-    assert theirs.std() > 15, "a flat picture would hide differences"
-    assert ((theirs > 0) & (theirs < 255)).mean() > 0.5, "so would a blown-out one"
-    assert ours.shape == theirs.shape
-    return int(abs(ours - theirs).max())
+    return Reference(models)
 
 
 def test_every_public_sampler_has_a_scheduler() -> None:
@@ -78,15 +34,15 @@ def test_every_public_sampler_has_a_scheduler() -> None:
 
 @pytest.mark.parametrize("sampler", METHODS)
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("task", PIPELINES)
+@pytest.mark.parametrize("task", TASKS)
 def test_a_picture_is_the_one_diffusers_draws(
     engine: TorchEngine, reference: Reference, task: str, model: str, sampler: str
 ) -> None:
     name = MODELS[model]
     fields = {"prompt": "a b c", "negative_prompt": "d", "num_inference_steps": STEPS}
     ours = draw(engine, task=task, model=name, sampler=sampler, **fields)
-    difference = worst(ours, reference(name, task, sampler, **_strength(task, None)))
-    _note(task, model, sampler, difference)
+    difference = worst(ours, reference.draw(name, model, task, sampler, **_strength(task, None)))
+    note(task, model, sampler, difference)
     assert difference <= 1
 
 
@@ -96,13 +52,6 @@ def _strength(task: str, strength: float | None) -> dict[str, Any]:
     return {"strength": strength or (0.8 if task == "img2img" else 1.0)}
 
 
-def _note(task: str, model: str, sampler: str, difference: int) -> None:
-    """With RUNAI_PARITY_TABLE=FILE a row is written for each comparison."""
-    if table := os.environ.get("RUNAI_PARITY_TABLE"):
-        with Path(table).open("a") as file:
-            file.write(f"{task},{model},{sampler},{difference}\n")
-
-
 @pytest.mark.parametrize("sampler", METHODS)
 @pytest.mark.parametrize("task", ["inpaint", "img2img"])
 def test_parity_holds_at_a_strength_that_skips_steps(
@@ -110,18 +59,7 @@ def test_parity_holds_at_a_strength_that_skips_steps(
 ) -> None:
     fields = {"prompt": "a b c", "negative_prompt": "d", "num_inference_steps": STEPS}
     ours = draw(engine, task=task, sampler=sampler, strength=0.6, **fields)
-    assert worst(ours, reference("v1/plain", task, sampler, strength=0.6)) <= 1
-
-
-@pytest.mark.parametrize("strength", [1.0, 0.7])
-@pytest.mark.parametrize("sampler", ["euler", "euler_a", "ddim", "dpmpp_2m_sde_karras", "pndm"])
-def test_an_inpainting_model_draws_what_diffusers_draws(
-    engine: TorchEngine, reference: Reference, sampler: str, strength: float
-) -> None:
-    name = "v1/painter-inpainting"
-    fields = {"prompt": "a b c", "negative_prompt": "d", "num_inference_steps": STEPS}
-    ours = draw(engine, task="inpaint", model=name, sampler=sampler, strength=strength, **fields)
-    assert worst(ours, reference(name, "inpaint", sampler, strength=strength)) <= 1
+    assert worst(ours, reference.draw("v1/plain", "sd1", task, sampler, strength=0.6)) <= 1
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
@@ -130,15 +68,15 @@ def test_parity_holds_with_and_without_guidance(
 ) -> None:
     fields = {"prompt": "a b c", "negative_prompt": "d", "num_inference_steps": STEPS}
     ours = draw(engine, sampler="euler", guidance_scale=guidance, **fields)
-    theirs = reference("v1/plain", "txt2img", "euler", guidance_scale=guidance)
+    theirs = reference.draw("v1/plain", "sd1", "txt2img", "euler", guidance_scale=guidance)
     assert worst(ours, theirs) <= 1
 
 
 def test_eta_reaches_ddim(engine: TorchEngine, reference: Reference) -> None:
     fields = {"prompt": "a b c", "negative_prompt": "d", "num_inference_steps": STEPS}
     ours = draw(engine, sampler="ddim", eta=0.7, **fields)
-    assert worst(ours, reference("v1/plain", "txt2img", "ddim", eta=0.7)) <= 1
-    assert worst(ours, reference("v1/plain", "txt2img", "ddim", eta=0.0)) > 1
+    assert worst(ours, reference.draw("v1/plain", "sd1", "txt2img", "ddim", eta=0.7)) <= 1
+    assert worst(ours, reference.draw("v1/plain", "sd1", "txt2img", "ddim", eta=0.0)) > 1
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "pndm", "euler"])
@@ -173,7 +111,7 @@ def test_image_number_i_is_the_picture_of_seed_plus_i(
     done = last(run(engine, {"k": make_request(num_images=3, sampler="euler_a", **fields)})["k"])
     assert [picture.seed for picture in done.images] == [7, 8, 9]
     for i in range(3):
-        theirs = reference("v1/plain", "txt2img", "euler_a", seed=7 + i)
+        theirs = reference.draw("v1/plain", "sd1", "txt2img", "euler_a", seed=7 + i)
         assert worst(pixels(done, i), theirs) <= 1
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 from drawn import Pixels, as_base64, draw, half_mask, last, make_request, photo, pixels, run
-from reference import STEPS, Reference, given, worst
+from PIL import Image
+from reference import STEPS, Reference, given, note, worst
 
 from runai.engine.engine import TorchEngine
+from runai.schema.events import Preview
 
 FOLDERS = {"sd1": "v1", "sd2": "v2", "upscale": "v2"}
 # what test_parity.py compares for sd1 and sd2-v: the rest
@@ -94,9 +97,7 @@ def test_a_picture_is_the_one_diffusers_draws(
 ) -> None:
     ours = draw(keeper, **fields(arch, task, sampler))
     difference = worst(ours, theirs(reference, arch, task, sampler))
-    if table := os.environ.get("RUNAI_PARITY_TABLE"):  # a row for each comparison
-        with Path(table).open("a") as file:
-            file.write(f"{task},{arch},{sampler},{difference}\n")
+    note(task, arch, sampler, difference)
     assert difference <= 1
 
 
@@ -226,3 +227,16 @@ def test_image_number_i_is_the_picture_of_seed_plus_i(
         run(keeper, {"k": make_request(**fields(arch, task, "euler_a", num_images=2))})["k"]
     )
     assert worst(pixels(done, 1), theirs(reference, arch, task, "euler_a", seed=8)) <= 1
+
+
+@pytest.mark.parametrize("arch", TASKS)
+def test_every_arch_can_be_watched(keeper: TorchEngine, arch: str) -> None:
+    """Previews, of the size of the latents, which end up looking like the picture."""
+    said = fields(arch, TASKS[arch][0], "euler", num_inference_steps=12, preview=True)
+    events = run(keeper, {"k": make_request(**said)})["k"]
+    previews = [event for event in events if isinstance(event, Preview)]
+    steps = [Image.open(io.BytesIO(preview.png)) for preview in previews]
+    assert [preview.step for preview in previews] == [4, 8]
+    side = 16 if arch == "upscale-x4" else 8
+    assert {picture.size for picture in steps} == {(side, side)}
+    assert np.asarray(steps[-1]).std() > 5

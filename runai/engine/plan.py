@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 from runai.errors import OutOfMemory
 from runai.schema.events import Memory
 from runai.schema.requests import MemoryPlan
+from runai.schema.units import bytes_text
 
 # elements that live at the peak of a UNet call: × its first width, per latent and row
 UNET_LIVE = 26.1
@@ -186,11 +187,6 @@ def failed(plan: Plan) -> OutOfMemory:
     return _too_large(plan, plan.work.width * plan.work.height // 2)
 
 
-def gb(count: int) -> str:
-    """Bytes as people read them: 9.1 GB (10⁹ bytes), 120 MB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
-
-
 def _with_scratch(live: float) -> int:
     return round(SCRATCH * live) + BASE_BYTES
 
@@ -206,8 +202,8 @@ def _wanted(name: MemoryPlan, weights: Weights, work: Work, room: Room) -> Plan:
 def _first_fit(weights: Weights, work: Work, room: Room) -> Plan:
     fitting = (name for name in room.plans if needed(name, weights, work) <= room.free)
     name = next(fitting, room.plans[-1])
-    needs = gb(needed(room.plans[0], weights, work))
-    reason = f"needs {needs}, {gb(room.free)} free: {_DOES[name]}"
+    needs = bytes_text(needed(room.plans[0], weights, work))
+    reason = f"needs {needs}, {bytes_text(room.free)} free: {_DOES[name]}"
     return Plan(name, reason, weights, work, room)
 
 
@@ -216,8 +212,8 @@ def _too_large(plan: Plan, most_pixels: int) -> OutOfMemory:
     least = min(needed(name, plan.weights, work) for name in room.plans)
     side = _side_that_fits(plan, most_pixels)
     return OutOfMemory(
-        f"{work.width}×{work.height} pixels need {gb(least)} with this model; "
-        f"{gb(room.free)} are free.",
+        f"{work.width}×{work.height} pixels need {bytes_text(least)} with this model; "
+        f"{bytes_text(room.free)} are free.",
         hint=f"{side}×{side} would fit: ask for a smaller picture."
         if side
         else "Use a smaller model, or give the server more memory.",

@@ -168,10 +168,3 @@ def test_the_estimate_covers_what_was_measured_and_not_more_than_twice_that(
         "unet": work.unet_bytes,
     }
     assert 1 <= estimates[part] / 1e6 / measured_mb <= 2
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(9_120_000_000, "9.1 GB"), (999_999_999, "1000 MB"), (0, "0 MB")]
-)
-def test_bytes_are_told_as_people_read_them(count: int, text: str) -> None:
-    assert plans.gb(count) == text

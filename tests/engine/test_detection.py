@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import headers
@@ -321,15 +323,22 @@ def test_no_header_breaks_it(data: st.DataObject) -> None:
     assert (finding.kind is None) == bool(finding.reason)
 
 
-@pytest.mark.parametrize("name", ["sdxl", "lora-sdxl", "sd1"])
-def test_a_look_takes_a_few_milliseconds(tmp_path: Path, name: str) -> None:
-    path = headers.write(tmp_path / "m.safetensors", headers.rows(name))
+def seconds(action: Callable[[], object]) -> float:
+    """The least of several runs, of this thread alone: the machine may be busy."""
     took = []
-    for _ in range(7):
-        start = time.thread_time()  # of this thread alone, whatever else the machine does
-        assert detection.identify(path).kind
+    for _ in range(9):
+        start = time.thread_time()
+        assert action()
         took.append(time.thread_time() - start)
-    assert min(took) < 0.005
+    return min(took)
+
+
+@pytest.mark.parametrize("name", ["sdxl", "lora-sdxl", "sd1"])
+def test_a_look_costs_little_more_than_parsing_the_header(tmp_path: Path, name: str) -> None:
+    path = headers.write(tmp_path / "m.safetensors", headers.rows(name))
+    with path.open("rb") as file:
+        raw = file.read(struct.unpack("<Q", file.read(8))[0])
+    assert seconds(lambda: detection.identify(path).kind) < 3 * seconds(lambda: json.loads(raw))
 
 
 def test_looking_imports_no_torch(tmp_path: Path) -> None:

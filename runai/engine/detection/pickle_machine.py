@@ -15,62 +15,14 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
+
+from runai.engine.detection.harmless import HARMLESS, STORAGES, Name
 
 MAX_STEPS = 2_000_000
 Value = Any
 
-# storage class -> dtype, as both safetensors and torch's files are described here
-STORAGES = {
-    "HalfStorage": "F16",
-    "FloatStorage": "F32",
-    "BFloat16Storage": "BF16",
-    "DoubleStorage": "F64",
-    "LongStorage": "I64",
-    "IntStorage": "I32",
-    "ShortStorage": "I16",
-    "CharStorage": "I8",
-    "ByteStorage": "U8",
-    "BoolStorage": "BOOL",
-    "UntypedStorage": "U8",
-}
-BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
-_DTYPES = "float16 float32 float64 bfloat16 half float double int8 int16 int32 int64 uint8 bool"
 _REBUILT = ("_rebuild_tensor", "_rebuild_tensor_v2")
-
-
-class Name(NamedTuple):
-    """Something of a Python module that the pickle refers to."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
-
-# what torch, and trainers that keep notes beside the weights, put into their files
-HARMLESS = frozenset(
-    Name(module, name)
-    for module, names in {
-        "collections": "OrderedDict defaultdict",
-        "torch._utils": "_rebuild_tensor _rebuild_tensor_v2 _rebuild_parameter",
-        "torch": f"Size device {' '.join(STORAGES)} {_DTYPES}",
-        "torch.storage": "UntypedStorage TypedStorage _TypedStorage",
-        "torch.nn.parameter": "Parameter",
-        "torch.nn.modules.container": "ParameterDict",
-        "numpy": "dtype ndarray",
-        "numpy.core.multiarray": "scalar _reconstruct",
-        "numpy._core.multiarray": "scalar _reconstruct",
-        "_codecs": "encode",
-        "argparse": "Namespace",
-        "builtins": "set frozenset int float bool complex list dict tuple bytearray",
-        "__builtin__": "set frozenset int long float bool complex list dict tuple bytearray",
-        "pytorch_lightning.callbacks.model_checkpoint": "ModelCheckpoint",
-        "pytorch_lightning.callbacks.early_stopping": "EarlyStopping",
-    }.items()
-    for name in names.split()
-)
 
 
 @dataclass(frozen=True)
@@ -179,7 +131,7 @@ class _Machine:
 
     def persistent(self) -> None:
         (said,) = self.top(1)
-        self.stack.append(_storage(said))
+        self.stack.append(_persistent(said))
 
 
 def _harmless(name: Name) -> Name:
@@ -212,8 +164,12 @@ def _whole(numbers: Value) -> tuple[int, ...]:
     return found
 
 
-def _storage(said: Value) -> Storage:
-    kind, what, key, _, count, *_ = said
+def _persistent(said: Value) -> Value:
+    """What torch keeps outside of the pickle: storages, and once the source of a class."""
+    kind, what, key, *rest = said
+    if kind == "module" and isinstance(what, Name):
+        return what
+    _, count, *_ = rest
     if kind != "storage" or not isinstance(what, Name) or not isinstance(count, int):
         raise Malformed("it refers to something that is no storage")
     return Storage(STORAGES.get(what.name, "U8"), str(key), count)
@@ -315,6 +271,6 @@ _STEPS: dict[str, Callable[[_Machine, Value], Any]] = {
     "NEWOBJ": lambda m, _: m.call(),
     "NEWOBJ_EX": _new_with_keywords,
     "BUILD": lambda m, _: m.build(),
-    "PERSID": lambda m, said: m.stack.append(_storage(said)),
+    "PERSID": lambda m, said: m.stack.append(_persistent(said)),
     "BINPERSID": lambda m, _: m.persistent(),
 }

@@ -143,7 +143,7 @@ class ModelCache:
         """A VAE to use instead of a model's own; on the device."""
         held = self._current(entry)
         if held is None:
-            expected = footprint.of(entry).weights(self._place.dtype.itemsize).total
+            expected = footprint.of_vae(entry) * self._place.dtype.itemsize
             self._evict_until(lambda: self._free_bytes() >= expected * LOADING_FACTOR, in_use)
             vae = self._load_vae(entry, self._place)
             held = _Held(entry, vae, (vae,), self._clock(), "vae")

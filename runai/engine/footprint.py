@@ -1,10 +1,10 @@
 """How much memory a model will take, from its files alone, before anything is loaded.
 
-Headers of safetensors files and the JSON configurations of folders tell the number of weights
-and how wide the networks are; no weights are read and no torch is imported. Of a .ckpt only
-the size is known: it is taken for fp16 weights, which overestimates the common fp32 ones. So are
-a folder's .bin files. What cannot be read is estimated as Stable Diffusion 1: loading will say
-what is wrong with it.
+Headers of safetensors files tell the number of weights, the row of the arch (or a folder's JSON
+configurations) how wide the networks are; no weights are read and no torch is imported. Of a
+.ckpt only the size is known: it is taken for fp16 weights, which overestimates the common fp32
+ones. So are a folder's .bin files. What cannot be read is estimated as Stable Diffusion 1:
+loading will say what is wrong with it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from runai.engine import detection
+from runai.engine.archs import ARCHS
 from runai.engine.catalogue import Entry
 from runai.engine.geometry import Extent, chosen
 from runai.engine.plan import Weights, Work
@@ -29,13 +30,13 @@ from runai.schema.requests import GenerationRequest, TextToImage, Upscale
 FP32 = 4  # bytes of a number
 STORED = 2  # bytes of a number in a file that does not tell
 ENLARGED = 4  # how many times an upscaled picture's sides are the given one's
-# an editing UNet reads 8 channels and is guided by the text and by the picture: 3 rows
-_ROWS = {8: 3}
-_SIDES = {"v1": 512, "v2": 768, "xl": 1024}
+# an editing UNet is guided by the text and by the picture
+_ROWS = {"picture": 3}
+# of a file that does not tell
+_ARCHS = {"v1": "sd1", "v2": "sd2-v", "xl": "sdxl"}
+_SAFETENSORS = (".safetensors", ".safetensor")
 _UNET, _VAE, _TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 _TEXT_XL = ("conditioner.embedders.0.", "conditioner.embedders.1.")
-_UNET_FIRST = _UNET + "input_blocks.0.0.weight"
-_VAE_WIDTH = _VAE + "decoder.up.0.block.0.norm1.weight"
 _TEXT_FOLDERS = ("text_encoder", "text_encoder_2")
 
 
@@ -79,9 +80,34 @@ def of(entry: Entry) -> Footprint:
             return _of_folder(entry)
         if entry.format == "safetensors":
             return _of_header(entry, detection.read_header(entry.path)[0])
-        return Footprint((), entry.path.stat().st_size // STORED, 0, _SIDES[entry.version])
+        return replace(_typical(entry), texts=(), unet=_count_file(entry.path), vae=0)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ModelBroken):
-        return Footprint((123_000_000,), 860_000_000, 84_000_000, _SIDES[entry.version])
+        return _typical(entry)
+
+
+def of_vae(entry: Entry) -> int:
+    """How many weights a VAE has that lies alone; 0 if it cannot be read."""
+    try:
+        return _count(entry.path) if entry.path.is_dir() else _count_file(entry.path)
+    except (OSError, ValueError, ModelBroken):
+        return 0
+
+
+def _typical(entry: Entry) -> Footprint:
+    """What models of an arch have in common, with the weights of Stable Diffusion 1."""
+    row = ARCHS[entry.arch or _ARCHS[entry.version]]
+    blocks = row.vae["block_out_channels"]
+    return Footprint(
+        texts=(123_060_480,),
+        unet=859_520_964,
+        vae=83_653_863,
+        native=row.size,
+        unet_width=row.unet["block_out_channels"][0],
+        vae_width=_widest(blocks),
+        scale=_scale(blocks),
+        rows=_ROWS.get(row.beside, 2),
+        upcasts=row.vae.get("force_upcast", False),
+    )
 
 
 def extent_of(request: GenerationRequest, native: int) -> Extent:
@@ -104,34 +130,38 @@ def _of_header(entry: Entry, shapes: Mapping[str, Sequence[int]]) -> Footprint:
         prefix = next((p for p in counts if name.startswith(p)), None)
         if prefix is not None:
             counts[prefix] += math.prod(shape)
-    return Footprint(
+    return replace(
+        _typical(entry),
         texts=tuple(counts[p] for p in (_TEXT, *_TEXT_XL) if counts[p]),
         unet=counts[_UNET],
         vae=counts[_VAE],
-        native=_SIDES[entry.version],
-        unet_width=shapes[_UNET_FIRST][0],
-        vae_width=shapes[_VAE_WIDTH][0] if _VAE_WIDTH in shapes else 256,
-        rows=_ROWS.get(shapes[_UNET_FIRST][1], 2),
-        upcasts=entry.version == "xl",
     )
 
 
 def _of_folder(entry: Entry) -> Footprint:
     unet, vae = (_config(entry.path / part) for part in ("unet", "vae"))
     blocks = vae["block_out_channels"]
-    scale = 2 ** (len(blocks) - 1)
     texts = (_count(entry.path / part) for part in _TEXT_FOLDERS)
-    return Footprint(
+    return replace(
+        _typical(entry),
         texts=tuple(count for count in texts if count),
         unet=_count(entry.path / "unet"),
         vae=_count(entry.path / "vae"),
-        native=unet["sample_size"] * scale,
+        native=unet["sample_size"] * _scale(blocks),
         unet_width=unet["block_out_channels"][0],
-        vae_width=blocks[min(1, len(blocks) - 1)],
-        scale=scale,
-        rows=_ROWS.get(unet["in_channels"], 2),
+        vae_width=_widest(blocks),
+        scale=_scale(blocks),
         upcasts=entry.version == "xl" and vae.get("force_upcast", True),
     )
+
+
+def _widest(blocks: Sequence[int]) -> int:
+    """Of the VAE's layers that work on whole pixels."""
+    return blocks[min(1, len(blocks) - 1)]
+
+
+def _scale(blocks: Sequence[int]) -> int:
+    return int(2 ** (len(blocks) - 1))
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -150,6 +180,6 @@ def _count(folder: Path) -> int:
 
 
 def _count_file(file: Path) -> int:
-    if file.suffix == ".bin":
+    if file.suffix not in _SAFETENSORS:
         return file.stat().st_size // STORED
     return sum(map(math.prod, detection.read_header(file)[0].values()))

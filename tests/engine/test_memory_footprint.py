@@ -1,0 +1,103 @@
+"""How much memory a model will take, from headers of real checkpoints without their weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import headers
+import pytest
+from drawn import as_base64, make_request, photo
+
+from runai.engine import footprint
+from runai.engine.archs import ARCHS
+from runai.engine.catalogue import Entry
+from runai.engine.footprint import Footprint
+
+# millions of parameters, as published with the models
+SIZES = {
+    "sd1": (860, 84, [123]),
+    "sd1-inpaint": (860, 84, [123]),
+    "sd2": (866, 84, [340]),
+    "sdxl": (2567, 84, [123, 695]),
+    "ssd-1b": (1331, 84, [123, 695]),
+    "segmind-vega": (745, 84, [123, 695]),
+}
+
+
+def of(tmp_path: Path, arch: str, name: str = "m.safetensors") -> Footprint:
+    path = headers.write(tmp_path / name, headers.rows(arch))
+    row = ARCHS[arch]
+    return footprint.of(Entry("m", row.version, "safetensors", path, arch=arch))
+
+
+@pytest.mark.parametrize("arch", SIZES)
+def test_a_header_tells_how_many_weights_there_are(tmp_path: Path, arch: str) -> None:
+    unet, vae, texts = SIZES[arch]
+    known = of(tmp_path, arch)
+    assert known.unet / 1e6 == pytest.approx(unet, rel=0.01)
+    assert known.vae / 1e6 == pytest.approx(vae, rel=0.01)
+    assert [count / 1e6 for count in known.texts] == pytest.approx(texts, rel=0.01)
+
+
+def test_weights_are_counted_in_the_dtype_they_are_drawn_with(tmp_path: Path) -> None:
+    known = of(tmp_path, "sd1")
+    assert known.weights(4).total == 2 * known.weights(2).total
+
+
+def test_the_size_of_a_picture_comes_from_the_request_or_the_model(tmp_path: Path) -> None:
+    for arch, side in (("sd1", 512), ("sd2-v", 768), ("sdxl", 1024)):
+        known = footprint.of(Entry("m", ARCHS[arch].version, "ckpt", tmp_path / "none", arch=arch))
+        work = known.work(make_request(), 2, fp16=True)
+        assert (work.width, work.height) == (side, side)
+        wide = known.work(make_request(width=640), 2, fp16=True)
+        assert (wide.width, wide.height) == (640, side)
+
+
+def test_an_upscaled_picture_is_four_times_as_large(tmp_path: Path) -> None:
+    known = of(tmp_path, "upscale-x4")
+    request = make_request(task="upscale", image=as_base64(photo(96, 64)))
+    work = known.work(request, 2, fp16=True)
+    assert (work.width, work.height, work.scale) == (384, 256, 4)
+
+
+@pytest.mark.parametrize(("arch", "rows"), [("sd1", 2), ("sd1-edit", 3), ("sdxl-edit", 3)])
+def test_a_guided_picture_takes_two_rows_and_an_edited_one_three(
+    tmp_path: Path, arch: str, rows: int
+) -> None:
+    known = of(tmp_path, arch)
+    assert known.work(make_request(), 2, fp16=True).rows == rows
+    assert known.work(make_request(guidance_scale=1.0), 2, fp16=True).rows == 1
+
+
+def test_only_sdxls_vae_decodes_in_fp32_and_only_in_fp16(tmp_path: Path) -> None:
+    known = of(tmp_path, "sdxl")
+    assert known.work(make_request(), 2, fp16=True).vae_element == 4
+    assert known.work(make_request(), 2, fp16=False).vae_element == 2
+    assert of(tmp_path, "sd1").work(make_request(), 2, fp16=True).vae_element == 2
+
+
+def test_of_a_ckpt_the_size_counts(tmp_path: Path) -> None:
+    path = tmp_path / "m.ckpt"
+    path.write_bytes(bytes(1000))
+    known = footprint.of(Entry("m", "v1", "ckpt", path))
+    assert known.weights(2).total == 1000
+    assert known.unet_width == 320
+
+
+def test_one_set_of_weights_of_a_folder_counts(tmp_path: Path) -> None:
+    rows = headers.rows("vae")
+    for name in ("w.safetensors", "w.fp16.safetensors"):
+        headers.write(tmp_path / name, rows)
+    (tmp_path / "w.bin").write_bytes(bytes(100))
+    alone = headers.write(tmp_path / "alone" / "vae.safetensors", rows)
+    one = footprint.of_vae(Entry("v", "v1", "safetensors", alone, kind="vae"))
+    assert one > 80_000_000
+    assert footprint.of_vae(Entry("v", "v1", "diffusers", tmp_path, kind="vae")) == one
+
+
+def test_what_cannot_be_read_is_taken_for_a_common_size(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"garbage")
+    known = footprint.of(Entry("m", "v1", "safetensors", path))
+    assert 2.0e9 < known.weights(2).total < 2.3e9
+    assert footprint.of_vae(Entry("m", "v1", "safetensors", path, kind="vae")) == 0

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from runai.errors import InvalidSetting
 
@@ -127,10 +127,10 @@ class Settings:
         0, whole(0, word="BYTES"), "most memory for models and drawing; 0: all there is"
     )
     idle_unload_s: float = _row(0.0, SECONDS, "let go of what was not used so long; 0: never")
-    nsfw_filter_missing: str = _row(
+    nsfw_filter_missing: Literal["error", "warn"] = _row(
         "error", MISSING, "NSFW filter asked for and not there: error, or warn and draw"
     )
-    watermark_missing: str = _row(
+    watermark_missing: Literal["error", "warn"] = _row(
         "error", MISSING, "watermark asked for and not possible: error, or warn and draw"
     )
     grace_s: float = _row(5.0, SECONDS, "what is being drawn may take so long when told to stop")

@@ -69,7 +69,7 @@ class Generate(Model):
         description="how closely an editing model keeps to the picture; others do not read it",
     )
     sampler: SamplerName | None = Field(None, description="see Samplers; none: the model's")
-    eta: Unit = Field(0.0, description="DDIM's eta; other samplers do not read it")
+    eta: Unit = Field(0.0, description="DDIM's eta, TCD's gamma; others do not read it")
     seed: Seed | None = Field(None, description="none: chosen by the server and returned")
     num_images: int = Field(1, ge=1, le=64, description="how many pictures to draw")
     preview: bool = Field(False, description="send small pictures of the work as it goes on")

@@ -25,7 +25,7 @@ from runai.testing import shapes
 NAME, TRIGGER = "outline", "outline"
 STROKE = 0.05
 RANK = 4
-ITERATIONS, BATCH, PEAK_LR = 900, 24, 3e-3
+ITERATIONS, BATCH, PEAK_LR = 500, 24, 3e-3
 SCENES, CAPTIONS_EACH = 2500, 2
 DROPPED = 0.1
 

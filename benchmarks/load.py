@@ -105,7 +105,13 @@ def draw(path: Path, place: Place, vocabulary: Path) -> None:
     began = time.perf_counter()
     engine = TorchEngine([path.parent.parent, vocabulary], dtype=_name(place.dtype))
     request = TextToImage(
-        id="b", prompt="a photo of a cat", width=256, height=256, num_inference_steps=2, seed=1
+        id="b",
+        model=path.stem,
+        prompt="a photo of a cat",
+        width=256,
+        height=256,
+        num_inference_steps=2,
+        seed=1,
     )
     engine.admit("b", request)
     loaded = time.perf_counter()

@@ -82,16 +82,26 @@ def _read_host(text: str) -> str:
     return host
 
 
-def _read_path(text: str) -> Path:
-    if not text:
+def _read_paths(text: str) -> tuple[Path, ...]:
+    """One path or several, as in PATH."""
+    paths = tuple(Path(part).expanduser() for part in text.split(os.pathsep) if part)
+    if not paths:
         raise ValueError
-    return Path(text).expanduser()
+    return paths
+
+
+def as_text(value: Any) -> str:
+    """A setting's value as it would be written on the command line."""
+    paths = value if isinstance(value, tuple) else (value,)
+    return os.pathsep.join(map(str, paths))
 
 
 SWITCH = Kind(_read_switch, "true or false")
 SECONDS = Kind(_read_seconds, "a number of seconds from 0 to 3600", "SECONDS")
 HOST = Kind(_read_host, "a host name or an address, without a port", "HOST")
-FOLDER = Kind(_read_path, "a folder that is there", "FOLDER")
+FOLDERS = Kind(
+    _read_paths, f"a folder that is there, or several with {os.pathsep!r} between them", "FOLDER"
+)
 DEVICE = matching(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:N, mps", "DEVICE")
 DTYPE = matching("auto|fp32|fp16|bf16", "one of auto, fp32, fp16, bf16", "DTYPE")
 MISSING = matching("error|warn", "one of error, warn", "error|warn")
@@ -110,8 +120,11 @@ class Settings:
     port: int = _row(50006, whole(0, 65535, "PORT"), "TCP port; 0 takes any free one")
     timeout: bool = _row(False, SWITCH, "give up when no client comes: 3 attempts of 3 seconds")
     packet_size: int = _row(1024, whole(16, MIB, "BYTES"), "bytes a packet, on both sides")
-    model_base_path: Path = _row(  # noqa: RUF009 (a Path is immutable)
-        MODEL_BASE_PATH, FOLDER, "the folder of models", also="BASE_DIR"
+    model_base_path: tuple[Path, ...] = _row(
+        (MODEL_BASE_PATH,),
+        FOLDERS,
+        f"the folder of models, or several with {os.pathsep!r} between them",
+        also="BASE_DIR",
     )
     max_client_connections: int = _row(32, whole(1, 4096), "clients at the same time")
     keep_alive: bool = _row(False, SWITCH, "go on when the last client has left")
@@ -256,14 +269,14 @@ def _parse(path: Path) -> dict[str, Any]:
 def _read(row: Row, found: _Found, warn: Callable[[str], None]) -> Any:
     if not isinstance(found.value, (str, int, float, Path)):
         raise _wrong(row, found)
-    text = str(found.value)
+    text = as_text(found.value)
     if row.kind is HOST:
         text = _without_scheme(text, found.place, warn)
     try:
         value = row.kind.read(text)
     except (ValueError, KeyError):
         raise _wrong(row, found) from None
-    if row.kind is FOLDER and not value.is_dir():
+    if row.kind is FOLDERS and not all(path.is_dir() for path in value):
         raise _wrong(row, found)
     return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ def test_without_anything_given_the_defaults_hold() -> None:
     assert load({}, {"XDG_CONFIG_HOME": "/nowhere"}) == Settings()
     assert (Settings().host, Settings().port, Settings().packet_size) == ("localhost", 50006, 1024)
     assert Settings().max_client_connections == 32
-    assert Settings().model_base_path == Path.home() / "stablediffusion"
+    assert Settings().model_base_path == (Path.home() / "stablediffusion",)
 
 
 def test_the_default_limits_are_those_of_the_schema() -> None:
@@ -72,11 +73,21 @@ def test_every_setting_can_be_given_everywhere(tmp_path: Path) -> None:
 
 
 def test_the_originals_variable_for_the_models_is_read_too(tmp_path: Path) -> None:
-    assert load({}, {"BASE_DIR": str(tmp_path)}).model_base_path == tmp_path
+    assert load({}, {"BASE_DIR": str(tmp_path)}).model_base_path == (tmp_path,)
     ours = tmp_path / "ours"
     ours.mkdir()
     both = {"BASE_DIR": str(tmp_path), "RUNAI_MODEL_BASE_PATH": str(ours)}
-    assert load({}, both).model_base_path == ours
+    assert load({}, both).model_base_path == (ours,)
+
+
+def test_several_folders_of_models_are_written_as_in_path(tmp_path: Path) -> None:
+    both = [tmp_path / "a", tmp_path / "b"]
+    for path in both:
+        path.mkdir()
+    given = os.pathsep.join(map(str, both))
+    assert load({"model_base_path": given}, {}).model_base_path == tuple(both)
+    with pytest.raises(InvalidSetting):
+        load({"model_base_path": f"{given}{os.pathsep}{tmp_path}/nowhere"}, {})
 
 
 def test_timeout_means_three_attempts_of_three_seconds() -> None:

@@ -26,13 +26,13 @@ tqdm.monitor_interval = 0  # or tqdm starts a thread of its own
 
 def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
     arguments, settings = command_line().read(words)
-    base = settings.model_base_path.expanduser()
+    bases = settings.model_base_path
     stay_offline()
     from runai.engine import conversion  # imports torch
 
-    source, target = _beside(arguments, base) if arguments.to else _named(arguments, base)
+    source, target = _beside(arguments, bases) if arguments.to else _named(arguments, bases[0])
     conversion.check_target(target, force=arguments.force)
-    planned = conversion.plan(source, target, [base])
+    planned = conversion.plan(source, target, bases)
     total = planned.total_bytes
     with tqdm(total=total, unit="B", unit_scale=True, disable=None, file=sys.stderr) as bar:
         planned.write(bar.update, force=arguments.force)
@@ -69,11 +69,11 @@ def _named(arguments: Namespace, base: Path) -> tuple[Path, Path]:
     return base / source if below else source, arguments.target
 
 
-def _beside(arguments: Namespace, base: Path) -> tuple[Path, Path]:
+def _beside(arguments: Namespace, bases: Sequence[Path]) -> tuple[Path, Path]:
     """A model of the catalogue, and its name with another ending; nothing else can be named."""
     if arguments.target is not None:
         raise InvalidSetting("--to: TARGET is given too.", hint="Give one of them.")
-    source = Catalogue([base]).find(str(arguments.source)).path
+    source = Catalogue(bases).find(str(arguments.source)).path
     stem = source.name if source.is_dir() else source.stem
     return source, source.with_name(f"{stem}{ENDINGS[arguments.to]}")
 

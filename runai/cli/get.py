@@ -43,7 +43,7 @@ PLACES = {"lora": "Lora", "vae": "VAE", "embedding": "embeddings"}
 
 def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
     arguments, settings = command_line().read(words)
-    base = settings.model_base_path.expanduser()
+    base = settings.model_base_path[0]
     _go_online()
     try:
         if arguments.repo == vocabulary.NAME:

@@ -58,7 +58,7 @@ def _listing(settings: Settings) -> Models:
         except NoServer:
             if not is_loopback(settings.host):
                 raise
-    catalogue = Catalogue([settings.model_base_path], example_path())
+    catalogue = Catalogue(settings.model_base_path, example_path())
     return Models(models=catalogue.infos(), unusable=catalogue.unusable())
 
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from runai import __version__, settings
 from runai.errors import InvalidSetting
-from runai.settings import ROWS, SWITCH, Row, Settings
+from runai.settings import ROWS, SWITCH, Row, Settings, as_text
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,7 +45,7 @@ def _add(group: argparse._ArgumentGroup, row: Row) -> None:
     if row.kind is SWITCH:
         group.add_argument(row.flag, action=argparse.BooleanOptionalAction, help=row.help)
     else:
-        help_ = f"{row.help} ({row.default})"
+        help_ = f"{row.help} ({as_text(row.default)})"
         group.add_argument(row.flag, metavar=row.kind.word, help=help_)
 
 

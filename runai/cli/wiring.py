@@ -17,7 +17,7 @@ from runai.jobs.engine import Engine
 from runai.jobs.service import Service
 from runai.schema.limits import Limits
 from runai.schema.requests import Convert
-from runai.settings import Settings
+from runai.settings import Settings, as_text
 from runai.transports.socket_server import SocketOptions
 
 # before huggingface_hub, transformers and diffusers are imported: they read these once
@@ -72,7 +72,7 @@ def conversion(settings: Settings, asked: Convert) -> list[str]:
     """The command that does what a client asked for, beside the model and nowhere else."""
     # a packaged program is its own interpreter
     program = [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-m", "runai"]
-    base = ["--model-base-path", str(settings.model_base_path)]
+    base = ["--model-base-path", as_text(settings.model_base_path)]
     return [*program, "models", "convert", "--to", asked.form, *base, "--", asked.model]
 
 

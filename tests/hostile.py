@@ -1,7 +1,7 @@
 """Files that would run code, or fill the memory, if they were loaded as they ask to be.
 
 Each is made at test time. Where it can, its payload touches a file: that file is the proof that
-it ran.
+it ran. Every entrance for models has to refuse all of them.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ PAYLOADS: dict[str, Callable[[Path], Any]] = {
     "exec": lambda proof: Calls(exec, code(proof)),
     "compile": lambda proof: Calls(exec, Calls(compile, code(proof), "x", "exec")),
     "subprocess": lambda proof: Calls(subprocess.check_call, ["touch", str(proof)]),
+    "popen": lambda proof: Calls(subprocess.Popen, ["touch", str(proof)]),
     "import": lambda proof: Calls(builtins.__import__, "antigravity"),
     "torch.load": lambda proof: Calls(torch.load, str(proof.with_suffix(".inner"))),
+    "torch.hub": lambda proof: Calls(torch.hub.load, str(proof), "x"),
     "getattr chain": lambda proof: Calls(
         getattr(os, "system"),  # noqa: B009 - so that the pickle holds the chain
         Calls(str.join, "", ["touch ", str(proof)]),
@@ -54,6 +56,24 @@ PAYLOADS: dict[str, Callable[[Path], Any]] = {
     "in the state": lambda proof: Calls(dict, state={"x": Calls(os.system, f"touch {proof}")}),
     "as a key": lambda proof: {Calls(os.system, f"touch {proof}"): 1},
     "function, not called": lambda proof: os.system,
+    "deep in the weights": lambda proof: {"a": [({"x": Calls(os.system, f"touch {proof}")},)]},
+}
+# every way in which opcodes can come by something to call, or name it; {} is the proof's path
+OPCODES = {
+    "INST": b"(S'touch {}'\nios\nsystem\n.",
+    "OBJ": b"(cos\nsystem\nS'touch {}'\no.",
+    "GLOBAL and REDUCE": b"cos\nsystem\n(S'touch {}'\ntR.",
+    "STACK_GLOBAL": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x01x\x85R.",
+    "an extension's code": b"\x82\x01.",
+    "two bytes of it": b"\x83\x01\x00.",
+    "four bytes of it": b"\x84\x01\x00\x00\x00.",
+    "NEWOBJ_EX": b"\x80\x04cos\nsystem\n)}\x92.",
+    "a persistent id": b"Pcos\nsystem\n.",
+    "system, named": b"cos\nsystem\n.",
+    "eval, named": b"cbuiltins\neval\n.",
+    "getattr, named": b"cbuiltins\ngetattr\n.",
+    "torch.load, named": b"ctorch\nload\n.",
+    "a name that is cut": b"ccollections\nOrderedDict\x00.",
 }
 
 
@@ -70,15 +90,14 @@ def plain_pickle(path: Path, proof: Path) -> None:
     path.write_bytes(pickle.dumps(PAYLOADS["os.system"](proof)))
 
 
-def instance_opcode(path: Path, proof: Path) -> None:
-    """The old way to make an object, which names its class in the opcode itself."""
-    _zip(path, b"(S'touch " + str(proof).encode() + b"'\nios\nsystem\n.")
+def program(raw: bytes) -> Write:
+    return lambda path, proof: archive(path, raw.replace(b"{}", str(proof).encode()))
 
 
 def build_opcode(path: Path, proof: Path) -> None:
     """Sets __setstate__ of a harmless object to a function, then gives it a state."""
     touch = f"touch {proof}".encode()
-    _zip(
+    archive(
         path,
         b"cargparse\nNamespace\n)\x81}X\x0c\x00\x00\x00__setstate__cos\nsystem\nsb"
         b"X" + struct.pack("<I", len(touch)) + touch + b"b.",
@@ -89,68 +108,98 @@ def two_pickles(path: Path, proof: Path) -> None:
     """An archive with a harmless and a hostile content under one name."""
     good = io.BytesIO()
     torch.save({"state_dict": {}}, good)
-    with zipfile.ZipFile(good) as archive:
-        harmless = archive.read("archive/data.pkl")
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", harmless)
-        archive.writestr("other/data.pkl", pickle.dumps(PAYLOADS["os.system"](proof)))
+    with zipfile.ZipFile(good) as made:
+        harmless = made.read("archive/data.pkl")
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("archive/data.pkl", harmless)
+        made.writestr("other/data.pkl", pickle.dumps(PAYLOADS["os.system"](proof)))
 
 
-def _zip(path: Path, content: bytes, compression: int = zipfile.ZIP_STORED) -> None:
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("archive/data.pkl", content)
-        archive.writestr("archive/version", b"3\n")
+def archive(path: Path, content: bytes, storage: bytes | None = None) -> None:
+    """torch's form of an archive around any pickle."""
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("archive/data.pkl", content)
+        made.writestr("archive/version", b"3\n")
+        if storage is not None:
+            made.writestr("archive/data/0", storage)
 
 
 def zip_bomb(path: Path, _: Path) -> None:
     """A megabyte that unpacks to one gigabyte."""
     with (
-        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("archive/data.pkl", "w") as member,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made,
+        made.open("archive/data.pkl", "w") as member,
     ):
         for _number in range(1024):
             member.write(bytes(2**20))
 
 
-def tensor_pickle(kind: str, count: str, shape: str, first: str = "0") -> bytes:
-    """A state dict of one tensor; the arguments are opcodes."""
+def tensor_pickle(kind: str, count: int, shape: int, first: int = 0) -> bytes:
+    """A state dict of one tensor of one dimension."""
+
+    def number(value: int) -> bytes:
+        return b"\x8a\x08" + value.to_bytes(8, "little", signed=True)
+
     return (
         b"}X\x01\x00\x00\x00xctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storage"
-        b"ctorch\n"
-        + kind.encode()
-        + b"\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
-        + count.encode()
-        + b"tQ"
-        + first.encode()
-        + shape.encode()
-        + b"(I1\nt\x89}tRs."
-    )
+        b"ctorch\n" + kind.encode() + b"\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
+        + number(count) + b"tQ" + number(first) + number(shape) + b"\x85K\x01\x85\x89}tRs."
+    )  # fmt: skip
 
 
 def absurd_tensor(path: Path, _: Path) -> None:
-    """Claims ten terabytes."""
-    _zip(path, tensor_pickle("FloatStorage", "L10000000000000L\n", "(L10000000000000L\nt"))
+    """Claims forty terabytes."""
+    archive(path, tensor_pickle("FloatStorage", 10**13, 10**13), bytes(16))
 
 
 def negative_tensor(path: Path, _: Path) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        pickled = tensor_pickle("FloatStorage", "I4\n", "(I4\nt", first="I-4\n")
-        archive.writestr("archive/data.pkl", pickled)
-        archive.writestr("archive/data/0", bytes(16))
+    archive(path, tensor_pickle("FloatStorage", 4, 4, first=-4), bytes(16))
+
+
+def hollow_storage(path: Path, _: Path) -> None:
+    """An archive whose table of members claims forty terabytes, too."""
+    archive(path, tensor_pickle("FloatStorage", 10**13, 10**9), bytes(16))
+    content = path.read_bytes()
+    entry = content.rindex(b"PK\x01\x02")
+    sizes = struct.pack("<II", 2**32 - 2, 2**32 - 2)
+    path.write_bytes(content[: entry + 20] + sizes + content[entry + 28 :])
+
+
+def no_storage(path: Path, _: Path) -> None:
+    archive(path, tensor_pickle("FloatStorage", 4, 4))
 
 
 def absurd_memo(path: Path, _: Path) -> None:
     """A memo index for which Python's own unpickler allocates 32 GB."""
-    _zip(path, b"\x80\x02}r\xff\xff\xff\xff.")
+    archive(path, b"\x80\x02}r\xff\xff\xff\xff.")
 
 
 def absurd_bytes(path: Path, _: Path) -> None:
     """Announces bytes that are not there; Python's own unpickler makes room for them."""
-    _zip(path, b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".")
+    archive(path, b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".")
+
+
+def lying_length(path: Path, _: Path) -> None:
+    """A text of 2 ** 60 bytes."""
+    archive(path, b"\x80\x04\x8d" + struct.pack("<Q", 2**60) + b"x.")
+
+
+def lying_number(path: Path, _: Path) -> None:
+    """A whole number of a million digits, to be hashed and written out."""
+    archive(path, b"\x80\x02}\x8b" + struct.pack("<I", 10**6) + b"\x01" * 10**6 + b"K\x01s.")
+
+
+def cut_archive(path: Path, _: Path) -> None:
+    archive(path, b"\x80\x02}" + b"X" + struct.pack("<I", 50) + b"short.")
+
+
+def too_large(path: Path, _: Path) -> None:
+    """More of a description than any model has."""
+    archive(path, bytes(40 * 2**20))
 
 
 def absurd_nesting(path: Path, _: Path) -> None:
-    _zip(path, b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".")
+    archive(path, b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".")
 
 
 def shared_nesting(path: Path, _: Path) -> None:
@@ -158,11 +207,11 @@ def shared_nesting(path: Path, _: Path) -> None:
     content: Any = {}
     for _level in range(5):
         content = {str(i): content for i in range(200)}
-    _zip(path, pickle.dumps({"state_dict": content}))
+    archive(path, pickle.dumps({"state_dict": content}))
 
 
 def no_stop(path: Path, _: Path) -> None:
-    _zip(path, b"\x80\x02}" * 1000)
+    archive(path, b"\x80\x02}" * 1000)
 
 
 def garbage(path: Path, _: Path) -> None:
@@ -181,16 +230,22 @@ def half_of_a_zip(path: Path, _: Path) -> None:
 CORPUS: dict[str, Write] = {
     **{f"{name}, zip": ckpt(payload, legacy=False) for name, payload in PAYLOADS.items()},
     **{f"{name}, legacy": ckpt(payload, legacy=True) for name, payload in PAYLOADS.items()},
+    **{name: program(raw) for name, raw in OPCODES.items()},
     **{
         write.__name__: write
         for write in (
             plain_pickle,
-            instance_opcode,
             build_opcode,
             two_pickles,
             zip_bomb,
             absurd_tensor,
             negative_tensor,
+            hollow_storage,
+            no_storage,
+            lying_length,
+            lying_number,
+            cut_archive,
+            too_large,
             absurd_memo,
             absurd_bytes,
             absurd_nesting,

@@ -5,15 +5,13 @@ Not here: checkpoints, which are read tensor by tensor to where they will live (
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from runai.engine import pickles
 from runai.engine.devices import Place
-from runai.engine.loading.weights import DTYPES, SAFETENSORS, Reader, Stored, read_index
+from runai.engine.loading.weights import SAFETENSORS, Reader, read_index, rows_of
 
 _HERE = Place(torch.device("cpu"), torch.float32)
 
@@ -27,14 +25,6 @@ def read_whole(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if path.suffix.lower() in SAFETENSORS:
         rows, metadata = read_index(path)
     else:
-        rows, metadata = dict(_nested(path, pickles.read(path), "")), {}
+        rows, metadata = rows_of(path, pickles.nested(pickles.read(path))), {}
     with Reader(_HERE) as reader:
         return {name: reader.read(row) for name, row in rows.items()}, metadata
-
-
-def _nested(path: Path, content: Any, prefix: str) -> Iterator[tuple[str, Stored]]:
-    if isinstance(content, pickles.Tensor):
-        dtype = DTYPES[content.dtype]
-        yield prefix, Stored(path, dtype, content.shape, content.strides, content.offset)
-    for name, value in content.items() if isinstance(content, dict) else ():
-        yield from _nested(path, value, f"{prefix}.{name}" if prefix else str(name))

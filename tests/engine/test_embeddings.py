@@ -26,12 +26,12 @@ VECTORS = torch.randn(3, 768, generator=torch.Generator().manual_seed(1))
 ONE = VECTORS[:1]
 
 
-def _webui(vectors: torch.Tensor) -> dict[str, Any]:
-    """As automatic1111's trainer writes it."""
-    parameter = torch.nn.Parameter(vectors, requires_grad=False)
+def _webui(vectors: torch.Tensor, *, wrapped: bool = False) -> dict[str, Any]:
+    """As automatic1111's trainer writes it, and (`wrapped`) the first of all trainers did."""
+    parameter = {"*": torch.nn.Parameter(vectors, requires_grad=False)}
     return {
         "string_to_token": {"*": 265},
-        "string_to_param": {"*": parameter},
+        "string_to_param": torch.nn.ParameterDict(parameter) if wrapped else parameter,
         "name": "whatever",
         "step": 500,
         "sd_checkpoint": "abcdef",
@@ -41,6 +41,13 @@ def _webui(vectors: torch.Tensor) -> dict[str, Any]:
 
 FORMS: dict[str, tuple[Callable[[Path], Any], torch.Tensor]] = {
     "web UI.pt": (lambda p: torch.save(_webui(VECTORS), p), VECTORS),
+    "first.pt": (lambda p: torch.save(_webui(VECTORS, wrapped=True), p), VECTORS),
+    "older form.pt": (
+        lambda p: torch.save(
+            _webui(VECTORS, wrapped=True), p, _use_new_zipfile_serialization=False
+        ),
+        VECTORS,
+    ),
     "web UI 2.safetensors": (lambda p: save_file({"emb_params": VECTORS}, p), VECTORS),
     "diffusers.bin": (lambda p: torch.save({"<cat-toy>": ONE[0]}, p), ONE),
     "diffusers 2.safetensors": (lambda p: save_file({"<cat-toy>": ONE[0]}, p), ONE),

@@ -16,8 +16,10 @@ import torch
 
 from runai.engine import loading, pickles
 from runai.engine.catalogue import Entry
+from runai.engine.detection import identify
 from runai.engine.devices import choose
 from runai.engine.pickles.known import HARMLESS
+from runai.engine.small_files import read_whole
 from runai.errors import ModelBroken, ModelError, ModelUnsafe
 
 FP32 = choose("cpu", "fp32")
@@ -27,9 +29,17 @@ def load(path: Path) -> Any:
     return loading.load(Entry("v1/bad", "v1", "ckpt", path, arch="sd1"), FP32, [path.parent])
 
 
+def nothing_in(path: Path) -> bool:
+    """Whether a LoRA or embedding of that name is refused, or has no tensors at least."""
+    try:
+        return read_whole(path) == ({}, {})
+    except (ModelUnsafe, ModelBroken):
+        return True
+
+
 @pytest.mark.parametrize("name", hostile.CORPUS)
 @pytest.mark.parametrize("ending", [".ckpt", ".safetensors"])
-def test_a_hostile_file_is_refused_and_what_it_asks_for_does_not_happen(
+def test_a_hostile_file_is_refused_everywhere_and_what_it_asks_for_does_not_happen(
     tmp_path: Path, name: str, ending: str
 ) -> None:
     path, proof = tmp_path / f"bad{ending}", tmp_path / "it-ran"
@@ -37,6 +47,8 @@ def test_a_hostile_file_is_refused_and_what_it_asks_for_does_not_happen(
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises((ModelUnsafe, ModelBroken), match="v1/bad"):
         load(path)
+    assert nothing_in(path)
+    assert identify(path).kind is None
     assert not proof.exists()
     assert "antigravity" not in sys.modules
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB
@@ -49,8 +61,11 @@ def test_a_payload_makes_the_file_unsafe_not_just_broken(
 ) -> None:
     path = tmp_path / "bad.ckpt"
     hostile.CORPUS[f"{name}, {form}"](path, tmp_path / "it-ran")
-    with pytest.raises(ModelUnsafe, match=r"bad\.ckpt.*could run code"):
-        load(path)
+    for entrance in (load, read_whole):
+        with pytest.raises(ModelUnsafe, match=r"bad\.ckpt.*could run code"):
+            entrance(path)
+    finding = identify(path)
+    assert finding.fault == "unsafe" and "could run code" in finding.reason
 
 
 def test_torch_itself_would_have_run_such_a_payload(tmp_path: Path) -> None:
@@ -86,9 +101,9 @@ def test_harmless_things_that_old_trainers_left_are_passed_over(
 
 def test_classes_of_a_training_library_are_passed_over_without_it(tmp_path: Path) -> None:
     library = "pytorch_lightning.callbacks.model_checkpoint"
-    pickled = f"}}c{library}\nModelCheckpoint\n}}X\x01\x00\x00\x00aI1\nss.".encode()
+    pickled = f"}}c{library}\nModelCheckpoint\n}}X\x01\x00\x00\x00aK\x01ss.".encode()
     path = tmp_path / "lightning.ckpt"
-    hostile._zip(path, pickled)
+    hostile.archive(path, pickled)
     assert pickles.state_dict(pickles.read(path)) == {}
     assert "pytorch_lightning" not in sys.modules
 

@@ -1,8 +1,8 @@
 """What a file or folder is, without reading its weights and without torch.
 
 `files.identify` looks at a single file: the header of a safetensors file, or the pickle of one
-of torch's, read by a machine that cannot run it (`pickle_machine`). `folders.identify_folder`
-looks at the configurations of a diffusers folder. "Not a model" is an answer, with a reason.
+of torch's, which is read and never run (`pickles`). `folders.identify_folder` looks at the
+configurations of a diffusers folder. "Not a model" is an answer, with a reason.
 
 What a header cannot tell, SD 2's kind of prediction where nothing speaks of it, stays open:
 `loading` asks the network itself.

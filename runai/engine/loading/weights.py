@@ -167,9 +167,14 @@ def read_index(path: Path) -> tuple[Rows, dict[str, str]]:
 
 
 def _pickle(path: Path) -> Rows:
+    return rows_of(path, pickles.state_dict(pickles.read(path)))
+
+
+def rows_of(path: Path, tensors: Mapping[str, pickles.Tensor]) -> Rows:
+    """Where the tensors are that `pickles` has found in a file."""
     return {
         name: Stored(path, DTYPES[row.dtype], row.shape, row.strides, row.offset)
-        for name, row in pickles.state_dict(pickles.read(path)).items()
+        for name, row in tensors.items()
     }
 
 

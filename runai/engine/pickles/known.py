@@ -1,4 +1,8 @@
-"""The names that a checkpoint's pickle may hold: number formats, and harmless leftovers."""
+"""The names that a pickle of torch's may hold.
+
+Being here allows nothing to be called (see `machine`): it only says that the rest of the file
+is still worth reading. Any name that is not here makes the file unsafe.
+"""
 
 from __future__ import annotations
 
@@ -18,46 +22,36 @@ DTYPES: dict[str, tuple[str, int]] = {
     "float8_e4m3fn": ("F8_E4M3", 1),
     "float8_e5m2": ("F8_E5M2", 1),
 }
-# what old trainers leave in their files; none of it is needed, and none of it is made
+_BUILTINS = """
+    bool bytearray bytes complex dict float frozenset int list long object set slice str tuple
+    unicode
+"""
+_OF_TORCH = """
+    Size device half float double float16 float32 float64 bfloat16 int8 int16 int32 int64 uint8
+    bool
+"""
+# what torch, and trainers that keep notes beside the weights, put into their files
 HARMLESS = frozenset(
-    {
-        "_codecs.encode",
-        "argparse.Namespace",
-        "collections.Counter",
-        "collections.defaultdict",
-        "numpy.core.multiarray._reconstruct",
-        "numpy._core.multiarray._reconstruct",
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray.scalar",
-        "numpy.dtype",
-        "numpy.ndarray",
-        "pathlib.PosixPath",
-        "pathlib.WindowsPath",
-        "torch.Size",
-        "torch.device",
-        "typing.Any",
-        *(
-            f"{home}.{name}"
-            for home in ("builtins", "__builtin__")
-            for name in (
-                "bool",
-                "bytearray",
-                "bytes",
-                "complex",
-                "dict",
-                "float",
-                "frozenset",
-                "int",
-                "list",
-                "long",
-                "object",
-                "set",
-                "slice",
-                "str",
-                "tuple",
-                "unicode",
-            )
-        ),
-    }
+    f"{module}.{name}"
+    for module, names in {
+        "collections": "OrderedDict Counter defaultdict",
+        "torch": f"{_OF_TORCH} {' '.join(DTYPES)}",
+        "torch._utils": """
+            _rebuild_tensor _rebuild_tensor_v2 _rebuild_tensor_v3 _rebuild_parameter
+        """,
+        "torch.storage": "UntypedStorage TypedStorage _TypedStorage",
+        "torch.nn.parameter": "Parameter",
+        "torch.nn.modules.container": "ParameterDict",
+        "numpy": "dtype ndarray",
+        "numpy.core.multiarray": "_reconstruct scalar",
+        "numpy._core.multiarray": "_reconstruct scalar",
+        "_codecs": "encode",
+        "argparse": "Namespace",
+        "pathlib": "PosixPath WindowsPath",
+        "typing": "Any",
+        "builtins": _BUILTINS,
+        "__builtin__": _BUILTINS,
+    }.items()
+    for name in names.split()
 )
 HARMLESS_PACKAGES = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.")

@@ -1,12 +1,17 @@
 """The stack machine that a pickle is a program for, with everything dangerous left out.
 
-It builds dicts, lists, tuples and plain values. A class or function that the pickle names is
-looked for in two short tables: those that make up tensors, for which something of ours is done,
-and harmless leftovers of trainers, for which a placeholder is put. Any other makes the file
-unsafe. Nothing is imported and nothing that the file names is called.
+PURE: no torch. It builds dicts, lists, tuples and plain values. A class or function that the
+pickle names stays a name, if it is one of `known`; any other ends the reading. A call of one
+of the few that torch's files are made of becomes what it stands for (a dict, a tensor's
+description); any other becomes a placeholder. Nothing is imported and nothing that the file
+names is called.
 
-What it builds is no larger than the pickle: no step copies a container. Opcodes:
-https://github.com/python/cpython/blob/main/Lib/pickletools.py
+Bounded: at most MAX_STEPS opcodes, each of which costs no more than the bytes it is written
+with: containers are never copied, keys are text only (whose hash is kept, and which nobody can
+make collide), and whole numbers are short.
+
+Opcodes: https://github.com/python/cpython/blob/main/Lib/pickletools.py. Those that torch has
+no use for (protocols 0 and 1, instances, extensions) are refused.
 """
 
 from __future__ import annotations
@@ -14,17 +19,28 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from struct import Struct
+from struct import error as StructError
+from typing import Any
 
 from runai.engine.pickles.known import DTYPES, HARMLESS, HARMLESS_PACKAGES
-from runai.errors import ModelUnsafe
 
-MAX_PICKLE_BYTES = 64 * 2**20
+MAX_STEPS = 2_000_000
 MAX_DIMENSIONS = 8
+MAX_NUMBER_BYTES = 16
+MAX_NAME_BYTES = 1000
+
+
+class Unsafe(Exception):
+    """The pickle names something that is not known to be harmless."""
+
+
+class Damaged(Exception):
+    """This is no pickle, or none that torch would write."""
 
 
 @dataclass(frozen=True)
-class _Name:
+class Name:
     """A class or function that a pickle names."""
 
     path: str
@@ -34,198 +50,314 @@ class _Name:
         return self.path.rpartition(".")[2]
 
 
-class _Inert:
-    """Stands for an object that is not made."""
+@dataclass
+class Placeholder:
+    """Stands for an object that is not made. `state`: what would have been set on it."""
+
+    state: Any = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Storage:
+    """Numbers of one format under a key; `start` and `length` in bytes, once they are known."""
+
     kind: str
     key: str
-    count: int
+    start: int = -1
+    length: int = 0
 
 
 @dataclass(frozen=True)
-class View:
-    """A tensor before it is known where its storage lies."""
+class Tensor:
+    """A tensor in a file: a view of a storage. `dtype` as safetensors calls it; `first` (where
+    it begins in the storage) and `strides` in elements.
+    """
 
     storage: Storage
-    kind: str
+    dtype: str
+    itemsize: int
     first: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
-
-class Damaged(Exception):
-    """A pickle that makes no sense."""
-
-
-class _Limited:
-    """A file of which a pickle may read only so much."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._left = MAX_PICKLE_BYTES
-        self.tell = file.tell
-
-    def read(self, size: int) -> bytes:
-        self._left -= size
-        if self._left < 0:
-            raise Damaged("its pickle is absurdly large")
-        return self._file.read(size)
-
-    def readline(self) -> bytes:
-        line = self._file.readline(min(self._left, 4096))
-        self._left -= len(line)
-        return line
+    @property
+    def offset(self) -> int:
+        """Its first byte, from the file's start."""
+        return self.storage.start + self.first * self.itemsize
 
 
 class Machine:
-    """Builds what a pickle describes, of plain containers, values, names and placeholders."""
+    """Runs the pickle that begins at `at`; afterwards `at` is behind its end."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file: Any = _Limited(file)
-        self._stack: list[Any] = []
+    def __init__(self, data: bytes, at: int = 0) -> None:
+        self.data = data
+        self.at = at
+        self.stack: list[Any] = []
+        self.storages: dict[str, Storage] = {}
+        self.tensors: list[Tensor] = []
         self._marks: list[int] = []  # where on the stack a group began
         self._memo: dict[int, Any] = {}
-        self.storages: dict[str, Storage] = {}
 
-    def run(self) -> Any:
-        for opcode, argument, _ in pickletools.genops(self._file):
-            if opcode.name in _CONSTANTS:
-                self._stack.append(_CONSTANTS[opcode.name]())
-            elif opcode.name in _VALUES:
-                self._stack.append(argument)
-            elif opcode.name in _STEPS:
-                _STEPS[opcode.name](self, argument)
-            elif opcode.name not in ("PROTO", "FRAME", "STOP"):
-                raise Damaged(f"its pickle uses {opcode.name}")
-        return self._stack.pop()
+    def run(self, max_steps: int = MAX_STEPS) -> Any:
+        """What it builds. Raises Unsafe, Damaged."""
+        data, at = self.data, self.at
+        try:
+            for _ in range(max_steps):
+                if data[at] == _STOP:
+                    self.at = at + 1
+                    return self.stack[-1]
+                at = _STEPS[data[at]](self, at + 1)
+        except (LookupError, ValueError, TypeError, AttributeError, StructError):
+            raise Damaged("its pickle is cut short or damaged") from None
+        raise Damaged("its pickle has too many steps")
 
-    def _pop_to_mark(self) -> list[Any]:
+    def take(self, at: int, length: int) -> bytes:
+        """The next bytes, all of them."""
+        if length > len(self.data) - at:
+            raise Damaged("it is cut short")
+        return self.data[at : at + length]
+
+    def from_mark(self) -> list[Any]:
         start = self._marks.pop()
-        items = self._stack[start:]
-        del self._stack[start:]
+        items = self.stack[start:]
+        del self.stack[start:]
         return items
-
-    def mark(self, _: Any) -> None:
-        self._marks.append(len(self._stack))
-
-    def collect(self, make: Callable[[list[Any]], Any]) -> None:
-        self._stack.append(make(self._pop_to_mark()))
-
-    def tuple_of(self, count: int) -> None:
-        items = tuple(self._stack[-count:])
-        del self._stack[-count:]
-        self._stack.append(items)
-
-    def extend(self, items: list[Any]) -> None:
-        if isinstance(self._stack[-1], list):
-            self._stack[-1].extend(items)
-
-    def update(self, items: list[Any]) -> None:
-        if isinstance(self._stack[-1], dict):
-            self._stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
     def last(self, count: int) -> list[Any]:
-        items = self._stack[-count:]
-        del self._stack[-count:]
+        items = self.stack[-count:]
+        del self.stack[-count:]
         return items
 
-    def pop(self, _: Any) -> None:
-        self._stack.pop()
-
-    def put(self, key: Any) -> None:
-        self._memo[len(self._memo) if key is None else int(key)] = self._stack[-1]
-
-    def get(self, key: Any) -> None:
-        self._stack.append(self._memo[int(key)])
-
-    def name(self, argument: Any) -> None:
-        """A class or function by module and name: kept as a name, if it is a known one."""
-        if argument is None:  # both are on the stack
-            module, name = self.last(2)
-        else:
-            module, _, name = str(argument).partition(" ")
+    def push_name(self, module: str, name: str) -> None:
         path = f"{module}.{name}"
-        known = path in HARMLESS or path in _CALLS or path.startswith(HARMLESS_PACKAGES)
-        if not known and not (module in ("torch", "torch.storage") and name in DTYPES):
-            raise ModelUnsafe(f"names {path[:100]}; loading it could run code.")
-        self._stack.append(_Name(path))
+        if path not in HARMLESS and not path.startswith(HARMLESS_PACKAGES):
+            raise Unsafe(path[:100])
+        self.stack.append(Name(path))
 
-    def storage(self, _: Any) -> None:
-        word, kind, key, _, count, *_ = self._stack.pop()
-        if word != "storage" or not isinstance(kind, _Name):
-            raise Damaged("it refers to something that is not a storage")
-        self.storages[str(key)] = Storage(kind.last, str(key), int(count))
-        self._stack.append(self.storages[str(key)])
+    def fill(self, items: list[Any]) -> None:
+        """Sets items of the dict on top; of a placeholder they are of no interest."""
+        target = self.stack[-1]
+        if isinstance(target, dict):
+            pairs = zip(items[::2], items[1::2], strict=True)
+            target.update((key, value) for key, value in pairs if isinstance(key, str))
 
-    def call(self, _: Any) -> None:
-        function, arguments = self.last(2)
-        made = _CALLS.get(function.path) if isinstance(function, _Name) else None
-        self._stack.append(made(*arguments) if made else _Inert())
+    def extend(self, items: list[Any]) -> None:
+        if isinstance(self.stack[-1], list):
+            self.stack[-1].extend(items)
+
+    # --- opcodes: each is given where its argument begins, and says where the next one does ---
+
+    def mark(self, at: int) -> int:
+        self._marks.append(len(self.stack))
+        return at
+
+    def pop(self, at: int) -> int:
+        self.stack.pop()
+        return at
+
+    def put(self, at: int) -> int:
+        self._memo[self.data[at]] = self.stack[-1]
+        return at + 1
+
+    def put_long(self, at: int) -> int:
+        self._memo[_UINT32.unpack_from(self.data, at)[0]] = self.stack[-1]
+        return at + 4
+
+    def memoize(self, at: int) -> int:
+        self._memo[len(self._memo)] = self.stack[-1]
+        return at
+
+    def get(self, at: int) -> int:
+        self.stack.append(self._memo[self.data[at]])
+        return at + 1
+
+    def get_long(self, at: int) -> int:
+        self.stack.append(self._memo[_UINT32.unpack_from(self.data, at)[0]])
+        return at + 4
+
+    def name(self, at: int) -> int:
+        between = self.data.index(b"\n", at, at + MAX_NAME_BYTES)
+        end = self.data.index(b"\n", between + 1, between + MAX_NAME_BYTES)
+        self.push_name(self.data[at:between].decode(), self.data[between + 1 : end].decode())
+        return end + 1
+
+    def name_on_stack(self, at: int) -> int:
+        module, name = self.last(2)
+        self.push_name(str(module), str(name))
+        return at
+
+    def outside(self, at: int) -> int:
+        """What torch keeps outside of the pickle: storages, and once the source of a class."""
+        word, what, key, *_ = self.stack.pop()
+        if word == "module" and isinstance(what, Name):
+            self.stack.append(what)
+        elif word == "storage" and isinstance(what, Name) and isinstance(key, str):
+            self.stack.append(self.storages.setdefault(key, Storage(what.last, key)))
+        else:
+            raise Damaged("it refers to something that is no storage")
+        return at
+
+    def call(self, at: int) -> int:
+        what, arguments = self.last(2)
+        if not isinstance(what, Name) or not isinstance(arguments, tuple):
+            raise Damaged("it calls something that is no function")
+        made = _CALLS.get(what.path)
+        self.stack.append(made(self, *arguments) if made else Placeholder())
+        return at
+
+    def build(self, at: int) -> int:
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], Placeholder):
+            self.stack[-1].state = state
+        return at
 
 
-def _rebuild(storage: Any, first: int, shape: Any, strides: Any, *_: Any) -> View:
-    if len(shape) > MAX_DIMENSIONS or len(shape) != len(strides):
-        raise Damaged("a tensor has an absurd shape")
-    return View(storage, storage.kind, int(first), tuple(shape), tuple(strides))
+# --- what calls stand for ----------------------------------------------------------------
 
 
-def _rebuild_typed(*arguments: Any) -> View:
+def _rebuilt(machine: Machine, storage: Any, first: Any, shape: Any, strides: Any, *_: Any) -> Any:
+    return _tensor(machine, storage, storage.kind, first, shape, strides)
+
+
+def _rebuilt_as(machine: Machine, storage: Any, first: Any, *arguments: Any) -> Tensor:
     """As above for dtypes without a storage class of their own; the dtype is the seventh."""
-    view = _rebuild(*arguments[:4])
-    return View(view.storage, arguments[6].last, view.first, view.shape, view.strides)
+    shape, strides, _, _, dtype, *_ = arguments
+    return _tensor(machine, storage, dtype.last, first, shape, strides)
+
+
+def _tensor(machine: Machine, storage: Any, kind: str, *place: Any) -> Tensor:
+    first, shape, strides = place
+    if not isinstance(storage, Storage) or len(shape) > MAX_DIMENSIONS:
+        raise Damaged("a tensor has an absurd shape")
+    numbers = (first, *shape, *strides)
+    if len(shape) != len(strides) or not all(type(n) is int and n >= 0 for n in numbers):
+        raise Damaged("a tensor has an absurd shape")
+    found = Tensor(storage, *DTYPES[kind], first, tuple(shape), tuple(strides))
+    machine.tensors.append(found)
+    return found
 
 
 _CALLS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": lambda: {},  # filled afterwards
-    "torch._utils._rebuild_tensor": _rebuild,
-    "torch._utils._rebuild_tensor_v2": _rebuild,
-    "torch._utils._rebuild_tensor_v3": _rebuild_typed,
-    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "collections.OrderedDict": lambda _: {},  # filled afterwards
+    "torch._utils._rebuild_tensor": _rebuilt,
+    "torch._utils._rebuild_tensor_v2": _rebuilt,
+    "torch._utils._rebuild_tensor_v3": _rebuilt_as,
+    "torch._utils._rebuild_parameter": lambda _, data, *__: data,
 }
-_CONSTANTS: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_DICT": dict,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_SET": list,
-}
-_VALUE_NAMES = """
-    INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
-    STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
-    BINBYTES SHORT_BINBYTES BINBYTES8
-"""
-_VALUES = frozenset(_VALUE_NAMES.split())
-_STEPS: dict[str, Callable[[Machine, Any], None]] = {
+
+# --- the table of opcodes ----------------------------------------------------------------
+
+_UINT32 = Struct("<I")
+Step = Callable[[Machine, int], int]
+
+
+def _constant(make: Callable[[], Any]) -> Step:
+    def step(machine: Machine, at: int) -> int:
+        machine.stack.append(make())
+        return at
+
+    return step
+
+
+def _number(form: str) -> Step:
+    layout = Struct(form)
+
+    def step(machine: Machine, at: int) -> int:
+        machine.stack.append(layout.unpack_from(machine.data, at)[0])
+        return at + layout.size
+
+    return step
+
+
+def _counted(form: str, read: Callable[[bytes], Any]) -> Step:
+    """For an argument of bytes, behind their number."""
+    layout = Struct(form)
+
+    def step(machine: Machine, at: int) -> int:
+        (length,) = layout.unpack_from(machine.data, at)
+        machine.stack.append(read(machine.take(at + layout.size, length)))
+        return at + layout.size + int(length)
+
+    return step
+
+
+def _whole_number(written: bytes) -> int:
+    if len(written) > MAX_NUMBER_BYTES:
+        raise Damaged("it holds an absurd number")
+    return int.from_bytes(written, "little", signed=True)
+
+
+def _changing(change: Callable[[Machine], None]) -> Step:
+    """For an opcode that has no argument and needs no place."""
+
+    def step(machine: Machine, at: int) -> int:
+        change(machine)
+        return at
+
+    return step
+
+
+def _skip(size: int) -> Step:
+    return lambda _, at: at + size
+
+
+def _refused(name: str) -> Step:
+    def step(_: Machine, __: int) -> int:
+        raise Damaged(f"its pickle uses {name}")
+
+    return step
+
+
+_BY_NAME: dict[str, Step] = {
+    "PROTO": _skip(1),
+    "FRAME": _skip(8),
+    "NONE": _constant(lambda: None),
+    "NEWTRUE": _constant(lambda: True),
+    "NEWFALSE": _constant(lambda: False),
+    "EMPTY_DICT": _constant(dict),
+    "EMPTY_LIST": _constant(list),
+    "EMPTY_TUPLE": _constant(tuple),
+    "EMPTY_SET": _constant(list),
+    "BININT": _number("<i"),
+    "BININT1": _number("<B"),
+    "BININT2": _number("<H"),
+    "BINFLOAT": _number(">d"),
+    "LONG1": _counted("<B", _whole_number),
+    "LONG4": _counted("<I", _whole_number),
+    "BINUNICODE": _counted("<I", bytes.decode),
+    "BINUNICODE8": _counted("<Q", bytes.decode),
+    "SHORT_BINUNICODE": _counted("<B", bytes.decode),
+    "BINBYTES": _counted("<I", bytes),
+    "BINBYTES8": _counted("<Q", bytes),
+    "SHORT_BINBYTES": _counted("<B", bytes),
     "MARK": Machine.mark,
-    "TUPLE": lambda m, _: m.collect(tuple),
-    "LIST": lambda m, _: m.collect(list),
-    "FROZENSET": lambda m, _: m.collect(tuple),
-    "DICT": lambda m, _: m.collect(lambda items: dict(zip(items[::2], items[1::2], strict=True))),
-    "TUPLE1": lambda m, _: m.tuple_of(1),
-    "TUPLE2": lambda m, _: m.tuple_of(2),
-    "TUPLE3": lambda m, _: m.tuple_of(3),
-    "APPEND": lambda m, _: m.extend(m.last(1)),
-    "APPENDS": lambda m, _: m.extend(m._pop_to_mark()),
-    "ADDITEMS": lambda m, _: m.extend(m._pop_to_mark()),
-    "SETITEM": lambda m, _: m.update(m.last(2)),
-    "SETITEMS": lambda m, _: m.update(m._pop_to_mark()),
     "POP": Machine.pop,
-    "BUILD": Machine.pop,  # an object's state: it stays as it is
-    "PUT": Machine.put,
+    "POP_MARK": _changing(lambda m: m.from_mark().clear()),
+    "TUPLE": _changing(lambda m: m.stack.append(tuple(m.from_mark()))),
+    "LIST": _changing(lambda m: m.stack.append(m.from_mark())),
+    "FROZENSET": _changing(lambda m: m.stack.append(m.from_mark())),
+    "TUPLE1": _changing(lambda m: m.stack.append(tuple(m.last(1)))),
+    "TUPLE2": _changing(lambda m: m.stack.append(tuple(m.last(2)))),
+    "TUPLE3": _changing(lambda m: m.stack.append(tuple(m.last(3)))),
+    "APPEND": _changing(lambda m: m.extend(m.last(1))),
+    "APPENDS": _changing(lambda m: m.extend(m.from_mark())),
+    "ADDITEMS": _changing(lambda m: m.extend(m.from_mark())),
+    "SETITEM": _changing(lambda m: m.fill(m.last(2))),
+    "SETITEMS": _changing(lambda m: m.fill(m.from_mark())),
     "BINPUT": Machine.put,
-    "LONG_BINPUT": Machine.put,
-    "MEMOIZE": Machine.put,
-    "GET": Machine.get,
+    "LONG_BINPUT": Machine.put_long,
+    "MEMOIZE": Machine.memoize,
     "BINGET": Machine.get,
-    "LONG_BINGET": Machine.get,
+    "LONG_BINGET": Machine.get_long,
     "GLOBAL": Machine.name,
-    "STACK_GLOBAL": Machine.name,
-    "BINPERSID": Machine.storage,
+    "STACK_GLOBAL": Machine.name_on_stack,
+    "BINPERSID": Machine.outside,
     "REDUCE": Machine.call,
     "NEWOBJ": Machine.call,
+    "BUILD": Machine.build,
 }
+_STEPS: dict[int, Step] = {
+    ord(opcode.code): _BY_NAME.get(opcode.name, _refused(opcode.name))
+    for opcode in pickletools.opcodes
+}
+_STOP = ord(".")

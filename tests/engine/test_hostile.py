@@ -6,6 +6,7 @@ import argparse
 import resource
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,28 @@ def test_a_hostile_file_is_refused_everywhere_and_what_it_asks_for_does_not_happ
     assert not proof.exists()
     assert "antigravity" not in sys.modules
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB
+
+
+def stretched(path: Path) -> None:
+    torch.save({"<a>": torch.zeros(1).expand(2**40)}, path)
+
+
+def empty_but_wide(path: Path) -> None:
+    torch.save({"<a>": torch.zeros(0).expand(2**60, 0)}, path)
+
+
+def one_for_many(path: Path) -> None:
+    one = torch.zeros(2**18)
+    torch.save({f"<{i}>": one for i in range(10**5)}, path)
+
+
+@pytest.mark.parametrize("write", [stretched, empty_but_wide, one_for_many])
+def test_views_of_next_to_nothing_are_not_made_whole(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    write(tmp_path / "m.pt")
+    with pytest.raises(ModelBroken, match=r"m\.pt claims .* larger than the file"):
+        read_whole(tmp_path / "m.pt")
 
 
 @pytest.mark.parametrize("name", hostile.PAYLOADS)

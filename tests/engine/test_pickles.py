@@ -67,9 +67,41 @@ def test_a_pickle_that_would_take_forever_ends_early() -> None:
     # as keys they would be hashed 2 ** 100 times
     assert run(b"\x80\x02" + DEEP + b"0}h\x00K\x01s.") == {}
     assert run(b"\x80\x02" + DEEP + b"0}(h\x00K\x01u.") == {}
+    with pytest.raises(Damaged):  # as a name they would be as long
+        run(b"\x80\x04" + DEEP + b"h\x00\x93.")
     with pytest.raises(Damaged, match="steps"):
         Machine(b"N0" * 10**5 + b".").run(max_steps=1000)
     assert time.thread_time() - start < 2
+
+
+LONG = pickle.dumps((None,) * 100_000, 2)[2:-1] + b"q\x010"
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        REBUILD + b"h\x01R0",  # arguments
+        REBUILD + b"(NK\x00)h\x01tR0",  # strides
+        b"h\x01Q0",  # a storage's description
+        b"X\x0a\x00\x00\x00omegaconf.h\x02\x930",  # a name
+    ],
+)
+def test_what_is_made_once_is_not_copied_again_and_again(again: bytes) -> None:
+    text = b"X" + (10**6).to_bytes(4, "little") + b"x" * 10**6 + b"q\x020"
+    start = time.thread_time()
+    with pytest.raises(Damaged):
+        run(b"\x80\x02" + LONG + text + again * 20_000 + b"N.")
+    assert time.thread_time() - start < 2
+
+
+def test_keys_of_storages_are_not_hashed_unless_they_are_text(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(2)}, tmp_path / "m.pt", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "m.pt").read_bytes()
+    keys = whole.rindex(b"\x80\x02]")
+    (tmp_path / "m.pt").write_bytes(whole[:keys] + b"\x80\x02" + DEEP + b"0]h\x00a.")
+    with pytest.raises(ModelBroken, match="absurd key"):
+        pickles.read(tmp_path / "m.pt")
 
 
 def test_dicts_within_dicts_are_gone_through_once(tmp_path: Path) -> None:

@@ -154,10 +154,12 @@ def _look_into_legacy(file: BinaryIO) -> Any:
     return content
 
 
-def _place(file: BinaryIO, keys: list[str], at: int, storages: dict[str, Storage]) -> None:
+def _place(file: BinaryIO, keys: list[Any], at: int, storages: dict[str, Storage]) -> None:
     """Where the storages are: each behind its number of elements, from `at` on."""
     size = os.fstat(file.fileno()).st_size
     for key in keys:
+        if not isinstance(key, str):
+            raise Damaged("a storage has an absurd key")
         storage = storages[key]
         file.seek(at)
         (count,) = struct.unpack("<q", file.read(8))

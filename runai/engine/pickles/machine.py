@@ -7,8 +7,9 @@ description); any other becomes a placeholder. Nothing is imported and nothing t
 names is called.
 
 Bounded: at most MAX_STEPS opcodes, each of which costs no more than the bytes it is written
-with: containers are never copied, keys are text only (whose hash is kept, and which nobody can
-make collide), and whole numbers are short.
+with: what may have been made once and be used again and again is never copied, hashed or
+written out, unless it is short. Keys are text only: its hash is kept, and none can be made to
+collide.
 
 Opcodes: https://github.com/python/cpython/blob/main/Lib/pickletools.py. Those that torch has
 no use for (protocols 0 and 1, instances, extensions) are refused.
@@ -25,10 +26,11 @@ from typing import Any
 
 from runai.engine.pickles.known import DTYPES, HARMLESS, HARMLESS_PACKAGES
 
-MAX_STEPS = 2_000_000
+MAX_STEPS = 1_000_000
 MAX_DIMENSIONS = 8
+MAX_ARGUMENTS = 8
 MAX_NUMBER_BYTES = 16
-MAX_NAME_BYTES = 1000
+MAX_NAME = 200
 
 
 class Unsafe(Exception):
@@ -128,7 +130,9 @@ class Machine:
         del self.stack[-count:]
         return items
 
-    def push_name(self, module: str, name: str) -> None:
+    def push_name(self, module: Any, name: Any) -> None:
+        if not _short(module) or not _short(name):
+            raise Damaged("it names something absurd")
         path = f"{module}.{name}"
         if path not in HARMLESS and not path.startswith(HARMLESS_PACKAGES):
             raise Unsafe(path[:100])
@@ -176,19 +180,19 @@ class Machine:
         return at + 4
 
     def name(self, at: int) -> int:
-        between = self.data.index(b"\n", at, at + MAX_NAME_BYTES)
-        end = self.data.index(b"\n", between + 1, between + MAX_NAME_BYTES)
+        between = self.data.index(b"\n", at, at + MAX_NAME)
+        end = self.data.index(b"\n", between + 1, between + MAX_NAME)
         self.push_name(self.data[at:between].decode(), self.data[between + 1 : end].decode())
         return end + 1
 
     def name_on_stack(self, at: int) -> int:
         module, name = self.last(2)
-        self.push_name(str(module), str(name))
+        self.push_name(module, name)
         return at
 
     def outside(self, at: int) -> int:
         """What torch keeps outside of the pickle: storages, and once the source of a class."""
-        word, what, key, *_ = self.stack.pop()
+        word, what, key, *_ = _arguments(self.stack.pop())
         if word == "module" and isinstance(what, Name):
             self.stack.append(what)
         elif word == "storage" and isinstance(what, Name) and isinstance(key, str):
@@ -199,10 +203,10 @@ class Machine:
 
     def call(self, at: int) -> int:
         what, arguments = self.last(2)
-        if not isinstance(what, Name) or not isinstance(arguments, tuple):
+        if not isinstance(what, Name):
             raise Damaged("it calls something that is no function")
         made = _CALLS.get(what.path)
-        self.stack.append(made(self, *arguments) if made else Placeholder())
+        self.stack.append(made(self, *_arguments(arguments)) if made else Placeholder())
         return at
 
     def build(self, at: int) -> int:
@@ -210,6 +214,16 @@ class Machine:
         if isinstance(self.stack[-1], Placeholder):
             self.stack[-1].state = state
         return at
+
+
+def _short(text: Any) -> bool:
+    return isinstance(text, str) and len(text) <= MAX_NAME
+
+
+def _arguments(given: Any) -> tuple[Any, ...]:
+    if not isinstance(given, tuple) or len(given) > MAX_ARGUMENTS:
+        raise Damaged("its pickle is damaged")
+    return given
 
 
 # --- what calls stand for ----------------------------------------------------------------
@@ -227,10 +241,9 @@ def _rebuilt_as(machine: Machine, storage: Any, first: Any, *arguments: Any) -> 
 
 def _tensor(machine: Machine, storage: Any, kind: str, *place: Any) -> Tensor:
     first, shape, strides = place
-    if not isinstance(storage, Storage) or len(shape) > MAX_DIMENSIONS:
+    if not isinstance(storage, Storage) or not len(shape) == len(strides) <= MAX_DIMENSIONS:
         raise Damaged("a tensor has an absurd shape")
-    numbers = (first, *shape, *strides)
-    if len(shape) != len(strides) or not all(type(n) is int and n >= 0 for n in numbers):
+    if not all(type(number) is int and number >= 0 for number in (first, *shape, *strides)):
         raise Damaged("a tensor has an absurd shape")
     found = Tensor(storage, *DTYPES[kind], first, tuple(shape), tuple(strides))
     machine.tensors.append(found)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,8 @@ def shapes_of(arch: Arch) -> Shapes:
             shape = list(reversed(tensor.shape)) if source.transposed else list(tensor.shape)
             if source.third is not None:
                 shape[0] *= 3
+            if re.search(r"first_stage_model\..*attn_1\.(q|k|v|proj_out)\.weight", source.name):
+                shape += [1, 1]  # a 1 × 1 convolution there
             found[source.name] = shape
     return found
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Literal
 
 from runai.engine import detection
-from runai.engine.archs import ARCHS, Arch, Config
+from runai.engine.archs import ARCHS, Arch
 from runai.engine.conversion import folders, singles
 from runai.engine.conversion.pieces import Pieces, size_of
 from runai.engine.detection import Finding
 from runai.engine.disk import check_space
-from runai.engine.distillations import DISTILLATIONS
+from runai.engine.loading import single
 from runai.engine.loading.weights import read_index
 from runai.errors import InvalidSetting, ModelBroken, ModelError, ModelUnsupported
 
@@ -154,23 +154,11 @@ def _into_folder(
     base_paths: Sequence[Path],
 ) -> Conversion:
     rows, metadata = read_index(source)
-    model = singles.read(rows, metadata, arch, velocity, _scheduler_of(finding))
+    model = singles.read(rows, metadata, arch, velocity, single.trained_for(finding))
     used = {name for part in model.parts.values() for name in part.sources}
     dropped = sorted(name for name in rows if name not in used)
     texts = folders.texts_of(model, base_paths)
     return Conversion(target, folders.arranged(model), texts, metadata, dropped)
-
-
-def _scheduler_of(finding: Finding) -> Config:
-    """What is known of a file's scheduler beside what its arch's row says."""
-    said: Config = {}
-    if finding.distillation is not None:
-        said.update(DISTILLATIONS[finding.distillation].scheduler)
-    if finding.prediction is not None:
-        said["prediction_type"] = finding.prediction
-    if finding.zero_snr:
-        said["rescale_betas_zero_snr"] = True
-    return said
 
 
 def form_of(path: Path) -> Form:

@@ -71,11 +71,20 @@ def with_vae(model: LoadedModel, vae: Any) -> LoadedModel:
     The scaling of latents belongs to the UNet that was trained on them: the VAEs of Stable
     Diffusion 1 and SDXL look alike, and no file of a VAE says for which it is.
     """
+    if _latents(vae) != _latents(model.vae):
+        raise ModelUnsupported(
+            f"This VAE does not fit {model.name}: its latents are others.",
+            hint="Choose a VAE that was made for this kind of model.",
+            field="vae",
+        )
     fitted = copy(vae)
     fitted.register_to_config(scaling_factor=model.vae.config.scaling_factor)
-    if fitted.config.latent_channels != model.vae.config.latent_channels:
-        raise ModelUnsupported(f"This VAE does not fit {model.name}: its latents are others.")
     return replace(model, vae=fitted)
+
+
+def _latents(vae: Any) -> tuple[int, int]:
+    """The form of a VAE's latents: channels, and how often a side is halved and one more."""
+    return vae.config.latent_channels, len(vae.config.block_out_channels)
 
 
 @contextmanager
@@ -95,19 +104,24 @@ def _named(entry: Entry) -> Iterator[None]:
 
 
 def _finding(entry: Entry, archs: dict[str, Arch]) -> Finding:
-    """What the model is: what the catalogue knows of it, and the rest from a look at it."""
+    """What the model is: what the catalogue knows of it, else what a look at it tells."""
+    if entry.arch in archs:
+        return Finding(
+            "model",
+            entry.arch,
+            distillation=entry.distillation,
+            prediction=entry.prediction,
+            zero_snr=entry.zero_snr,
+        )
     if entry.format == "diffusers":
         found = detection.identify_folder(entry.path, entry.version)
     else:
         found = detection.identify(entry.path)
-    arch = entry.arch or found.arch
-    if arch not in archs:
-        raise (
-            found.error(entry.name)
-            if found.fault
-            else ModelUnsupported(f"{entry.name} is not a model that can be drawn with.")
-        )
-    return replace(found, arch=arch, distillation=entry.distillation or found.distillation)
+    if found.fault:
+        raise found.error(entry.name)
+    if found.arch not in archs:
+        raise ModelUnsupported(f"{entry.name} is not a model that can be drawn with.")
+    return found
 
 
 def _defaults(arch: Arch, unet: Any, finding: Finding) -> Defaults:

@@ -8,6 +8,7 @@ The arch's row says what the networks are and the vocabulary comes from the base
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,12 @@ def read(
         "vae": networks.fill(vae, vae_rows, vae_layouts(vae.config), reader),
         "unet": networks.fill(unet, rows, unet_layouts(unet.config), reader),
     }
-    predicted = finding.prediction
-    if velocity and not predicted:
-        predicted = prediction(parts["unet"], metadata, reader)
-    if velocity and predicted == "v_prediction":
+    if velocity and not finding.prediction:
+        finding = replace(finding, prediction=prediction(parts["unet"], metadata, reader))
+    if velocity and finding.prediction == "v_prediction":
         arch = velocity
         parts["unet"] = networks.reconfigured(parts["unet"], arch.unet)
-    parts["scheduler"] = _scheduler(arch, finding, predicted)
+    parts["scheduler"] = {**arch.scheduler, **trained_for(finding)}
     if arch.beside == "depth":
         parts["depth"] = _depth(base_paths, reader)
     return arch, parts
@@ -77,13 +77,12 @@ def _told_guidance(rows: Rows) -> Config:
     return {"time_cond_proj_dim": told.shape[1]} if told else {}
 
 
-def _scheduler(arch: Arch, finding: Finding, predicted: str | None) -> Config:
-    """What the arch draws with, and what this file was trained to besides."""
+def trained_for(finding: Finding) -> Config:
+    """What a file's scheduler has to know beside what its arch's row says."""
     few_steps = DISTILLATIONS.get(finding.distillation or "")
     return {
-        **arch.scheduler,
         **(few_steps.scheduler if few_steps else {}),
-        **({"prediction_type": predicted} if predicted else {}),
+        **({"prediction_type": finding.prediction} if finding.prediction else {}),
         **(ZERO_SNR if finding.zero_snr else {}),
     }
 

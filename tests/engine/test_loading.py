@@ -20,7 +20,7 @@ from runai.engine.devices import choose
 from runai.engine.distillations import DISTILLATIONS
 from runai.engine.loading import single
 from runai.engine.loading.weights import Reader
-from runai.errors import ModelBroken, VocabularyMissing
+from runai.errors import ModelBroken, ModelUnsupported, VocabularyMissing
 
 FP32 = choose("cpu", "fp32")
 FP16 = choose("cpu", "fp16")
@@ -385,6 +385,18 @@ def test_another_vae_keeps_the_scaling_of_the_model_it_is_used_with(
     assert vae.config.scaling_factor == 0.18215
     assert other.vae.decoder is vae.decoder
     assert model.vae is not other.vae
+
+
+def test_a_vae_that_makes_latents_of_another_size_is_refused(
+    base: Path, archs: dict[str, Arch], tmp_path: Path
+) -> None:
+    """The upscaler's, say, which halves a side twice where the others do so three times."""
+    model = loading.load(
+        single_files.write(tmp_path / "m.safetensors", archs["sd1"]), FP32, [base], archs
+    )
+    with pytest.raises(ModelUnsupported, match="does not fit") as caught:
+        loading.with_vae(model, tiny.make_vae(tiny.VAE_X4))
+    assert caught.value.field == "vae"
 
 
 def test_what_is_no_vae_is_refused_as_one(archs: dict[str, Arch], tmp_path: Path) -> None:

@@ -156,6 +156,13 @@ def test_a_folder_with_truncated_weights_is_broken(folder: Path) -> None:
         load(folder)
 
 
+def test_a_depth_estimator_without_its_configuration_of_pictures_is_broken(tmp_path: Path) -> None:
+    folder = tiny.write_model(tmp_path / "deep", "sd2-depth")
+    shutil.rmtree(folder / "feature_extractor")
+    with pytest.raises(ModelBroken, match=r"feature_extractor/preprocessor_config\.json"):
+        load(folder, "sd2-depth")
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"in_channels": "four"}', "\x00"])
 def test_a_folder_with_a_damaged_configuration_is_broken(folder: Path, content: str) -> None:
     (folder / "unet" / "config.json").write_text(content)

@@ -32,6 +32,7 @@ WEIGHTS = (
     "diffusion_pytorch_model.fp16.bin",
     "pytorch_model.fp16.bin",
 )
+_PROCESSOR = "preprocessor_config.json"
 
 
 def read(path: Path, arch: Arch, reader: Reader) -> dict[str, Any]:
@@ -61,12 +62,15 @@ def read_depth(network: Path, images: Path, reader: Reader) -> DepthEstimator | 
     """The depth estimator in two folders, which may be the same one; None if it is not there."""
     if not (network / "config.json").is_file():
         return None
+    if not (images / _PROCESSOR).is_file():  # whatever is no folder would be asked of the hub
+        raise ModelBroken(f"{network.name} comes without {images.name}/{_PROCESSOR}.")
     # only depth models need these: they are slow to import
     from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessorPil
 
     empty = networks.empty(DPTForDepthEstimation, DPTConfig.from_dict(config_of(network)))
     filled = networks.fill(empty, weights_of(network), [names.plain()], reader)
-    return DepthEstimator(filled, DPTImageProcessorPil.from_pretrained(images))
+    processor = DPTImageProcessorPil.from_pretrained(images, local_files_only=True)
+    return DepthEstimator(filled, processor)
 
 
 def config_of(folder: Path) -> Config:

@@ -69,7 +69,7 @@ def _row(model: ModelInfo) -> Sequence[str]:
         model.name,
         model.kind,
         model.arch,
-        model.version,
+        model.version or "",
         model.format,
         model.distillation or "",
         yes[model.default],

@@ -95,7 +95,7 @@ def of_vae(entry: Entry) -> int:
 
 def _typical(entry: Entry) -> Footprint:
     """What models of an arch have in common, with the weights of Stable Diffusion 1."""
-    row = ARCHS[entry.arch or _ARCHS[entry.version]]
+    row = ARCHS[entry.arch or _ARCHS.get(entry.version or "", "sd1")]
     blocks = row.vae["block_out_channels"]
     return Footprint(
         texts=(123_060_480,),

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from runai.errors import RunAIError, all_errors
 from runai.schema.fields import ImageData, Model
-from runai.schema.requests import Lora
+from runai.schema.requests import Lora, MemoryPlan, PromptDialect
 
 Version = Literal["v1", "v2", "xl"]
 Kind = Literal["model", "lora", "embedding", "vae"]
@@ -103,7 +103,7 @@ class Parameters(Model):
     model_hash: str | None = Field(None, description="the web UI's short hash, if known by now")
     prompt: str
     negative_prompt: str
-    prompt_dialect: str = Field("plain", description="how the prompts were read")
+    prompt_dialect: PromptDialect = Field("plain", description="how the prompts were read")
     num_inference_steps: int
     guidance_scale: float
     image_guidance_scale: float | None = None
@@ -123,7 +123,7 @@ class Parameters(Model):
 class Memory(Model):
     """How a request was fitted into memory, and what that costs."""
 
-    plan: str = Field(description="see Memory plans")
+    plan: MemoryPlan = Field(description="see Memory plans")
     reason: str = Field(description="what was needed and what was free, in words")
     needed_bytes: int = Field(description="the estimate for weights and drawing")
     free_bytes: int = Field(description="what the device had left for it")
@@ -170,7 +170,7 @@ class ModelInfo(Model):
     kind: Kind = "model"
     title: str = Field("", description="file name, with the short hash in brackets once known")
     arch: str = Field("", description="what it is: see Architectures; empty: unknown")
-    version: Version
+    version: Version | None = Field(None, description="empty: nothing tells")
     format: Literal["diffusers", "safetensors", "ckpt"]
     distillation: str | None = Field(None, description="of few steps: turbo, lightning, lcm, …")
     tasks: list[str] = Field([], description="what a model can be asked for")
@@ -210,7 +210,9 @@ class Loaded(Model):
     name: str
     kind: Kind
     bytes: int = Field(description="of its weights, LoRAs in them among these")
-    plan: str | None = Field(None, description="of a model: the plan that is in force for it")
+    plan: MemoryPlan | None = Field(
+        None, description="of a model: the plan that is in force for it"
+    )
     in_use: bool = Field(False, description="drawn with now, so it is kept in any case")
     idle_s: float = Field(0.0, description="since it was last drawn with")
 

@@ -78,6 +78,18 @@ def test_the_table_ends_with_what_cannot_be_used(
     assert lines[-3:] == ["", "unusable        why", "v1/broken.ckpt  it is empty"]
 
 
+def test_the_table_leaves_open_what_a_file_does_not_tell(
+    dead_port: int, tmp_path: Path, capsys: Capture
+) -> None:
+    rows = {"lora_unet_a.lora_up.weight": ["F16", [4, 2]]}
+    headers.write(tmp_path / "models" / "Lora" / "plain.safetensors", rows)
+    words = ["models", "--port", str(dead_port), "--model-base-path", str(tmp_path / "models")]
+    assert main(words) == 0
+    assert ["Lora/plain", "lora", "safetensors"] in [
+        line.split() for line in capsys.readouterr().out.splitlines()
+    ]
+
+
 def test_listing_the_models_on_disk_imports_no_torch(dead_port: int, tmp_path: Path) -> None:
     program = (
         "import sys; from runai.cli import main; main(sys.argv[1:])\n"

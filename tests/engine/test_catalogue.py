@@ -208,6 +208,18 @@ def test_a_lora_may_be_named_as_its_trainer_did(tmp_path: Path) -> None:
     assert catalogue.find("trained", kind="lora").name == "lora/trained"
 
 
+def test_a_lora_of_which_nothing_tells_what_it_is_for_is_of_no_version(tmp_path: Path) -> None:
+    rows = {"lora_unet_a.lora_up.weight": ["F16", [4, 2]], "lora_unet_a.alpha": ["F16", []]}
+    headers.write(tmp_path / "Lora" / "plain.safetensors", rows)
+    headers.write(tmp_path / "v2" / "sorted.safetensors", rows)
+    catalogue = Catalogue([tmp_path])
+    assert {i.name: i.version for i in catalogue.infos()} == {"Lora/plain": None, "v2/sorted": "v2"}
+    headers.write(tmp_path / "Lora" / "sub" / "plain.safetensors", headers.rows("lora-sdxl"))
+    catalogue.infos()
+    assert catalogue.find("plain", "xl", kind="lora").name == "Lora/sub/plain"
+    assert catalogue.find("plain", "v1", kind="lora").name == "Lora/plain", "it may be for that"
+
+
 def test_kinds_are_named_apart(base: Path) -> None:
     catalogue = Catalogue([base])
     assert catalogue.find("ink", kind="lora").kind == "lora"

@@ -182,7 +182,10 @@ class Catalogue:
         found = now.by_tail.get((kind, wanted), [])
         found = [e for e in found if e.name == wanted] or found
         if len(found) > 1 and version:
-            found = [e for e in found if e.version == version]
+            # of what it was made for nothing may tell
+            found = [e for e in found if e.version == version] or [
+                e for e in found if e.version is None
+            ]
         if hash_:
             known = {e.path: self._hashes.known(e.path, e.stamp) for e in found}
             hits = [e for e in found if (known[e.path] or "").startswith(hash_)]

@@ -13,14 +13,15 @@ from runai.schema.events import Kind, Version
 class Entry:
     """A model, LoRA, embedding or VAE. `name`: its path below the base, without the ending.
 
-    `arch`: a row of `archs`, of what it is or is for; empty if the file does not tell.
+    `arch`: a row of `archs`, of what it is or is for; empty if the file does not tell, and then
+    `version` is that of its folder, or None.
     `distillation`: see `distillations`. `prediction`: what its UNet predicts, None where only
     the network itself can say. `zero_snr`: trained to a last step of pure noise. `base`: the
     base path it lies under. `stamp`: changes when the weights do.
     """
 
     name: str
-    version: Version
+    version: Version | None
     format: Format
     path: Path
     example: bool = False

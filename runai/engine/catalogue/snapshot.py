@@ -123,7 +123,7 @@ def _entry(found: Found, finding: Finding, kind: Kind, base: Path, example: bool
     arch = ARCHS.get(finding.arch)
     return Entry(
         name=found.name if found.is_folder else without_ending(found.name),
-        version=arch.version if arch else found.version or "v1",
+        version=arch.version if arch else found.version,
         format=finding.format,
         path=found.path,
         example=example,

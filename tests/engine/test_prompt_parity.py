@@ -116,7 +116,7 @@ COMPEL = [
 def test_weights_blends_and_conjunctions_are_compels(
     models: dict[str, LoadedModel], arch: str, prompt: str
 ) -> None:
-    compel = pytest.importorskip("compel")
+    compel = pytest.importorskip("compel", reason="compel, the oracle, is not installed")
     kind = compel.ReturnedEmbeddingsType
     theirs = [
         compel.Compel(

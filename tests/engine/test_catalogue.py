@@ -152,6 +152,28 @@ def test_the_best_format_of_a_model_is_taken(tmp_path: Path) -> None:
     assert catalogue.find("b", kind="lora").format == "ckpt"
 
 
+def test_an_ending_means_the_file_that_has_it(tmp_path: Path) -> None:
+    """After a conversion there are two forms of a model, and both can be named."""
+    files = {"v1/a.safetensors": "sd1", "v1/a/": "sd1", "v1/b.safetensors": "sd1"}
+    catalogue = Catalogue([put(tmp_path, files)])
+    for name in ("a.safetensors", "v1/a.safetensors", f"{tmp_path}/v1/a.safetensors"):
+        assert catalogue.find(name).path == tmp_path / "v1" / "a.safetensors"
+    for name in ("a", "v1/a", "v1/a.ckpt"):
+        assert catalogue.find(name).path == tmp_path / "v1" / "a"
+    names = [entry.name for entry in catalogue.entries()]
+    assert sorted(names) == ["v1/a", "v1/a.safetensors", "v1/b"]
+    assert all(catalogue.find(name).name == name for name in names)
+
+
+def test_a_file_that_is_named_with_its_ending_and_damaged_is_not_replaced(tmp_path: Path) -> None:
+    base = put(tmp_path, {"v1/a/": "sd1"})
+    (base / "v1" / "a.safetensors").touch()
+    catalogue = Catalogue([base])
+    with pytest.raises(ModelBroken, match="it is empty"):
+        catalogue.find("a.safetensors")
+    assert catalogue.find("a").format == "diffusers"
+
+
 def test_the_content_counts_not_the_ending(tmp_path: Path) -> None:
     catalogue = Catalogue([put(tmp_path, {"v1/a.ckpt": "sd1"})])
     assert catalogue.find("a.ckpt").format == "safetensors"
@@ -218,6 +240,18 @@ def test_a_lora_of_which_nothing_tells_what_it_is_for_is_of_no_version(tmp_path:
     catalogue.infos()
     assert catalogue.find("plain", "xl", kind="lora").name == "Lora/sub/plain"
     assert catalogue.find("plain", "v1", kind="lora").name == "Lora/plain", "it may be for that"
+
+
+def test_of_two_loras_that_a_trainer_named_alike_none_is_guessed(tmp_path: Path) -> None:
+    said = {"ss_output_name": "trained"}
+    for name, kind in (("one", "lora-sd1"), ("two", "lora-sdxl")):
+        headers.write(tmp_path / "lora" / f"{name}.safetensors", headers.rows(kind), said)
+    catalogue = Catalogue([tmp_path])
+    assert catalogue.find("trained", "v1", kind="lora").name == "lora/one"
+    assert catalogue.find("trained", "xl", kind="lora").name == "lora/two"
+    with pytest.raises(ModelNotFound, match="several") as caught:
+        catalogue.find("trained", kind="lora")
+    assert "lora/one" in caught.value.hint and "lora/two" in caught.value.hint
 
 
 def test_kinds_are_named_apart(base: Path) -> None:
@@ -362,6 +396,32 @@ def test_a_download_that_has_ended_can_be_used(base: Path) -> None:
         catalogue.find("anime")
     os.truncate(path, size)
     assert catalogue.find("anime").arch == "sd1"
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "text_encoder_2", "scheduler"])
+def test_a_model_with_another_part_is_another(base: Path, part: str) -> None:
+    weights = base / "v1" / "folder" / part / "model.safetensors"
+    weights.parent.mkdir(exist_ok=True)
+    weights.write_bytes(b"one")
+    catalogue = Catalogue([base])
+    before = catalogue.find("v1/folder").stamp
+    assert catalogue.find("v1/folder").stamp == before
+    weights.write_bytes(b"three")
+    assert catalogue.find("v1/folder").stamp != before
+
+
+def test_a_vae_in_a_folder_can_be_used_once_it_is_whole(tmp_path: Path) -> None:
+    config = tmp_path / "VAE" / "my-vae" / "config.json"
+    config.parent.mkdir(parents=True)
+    text = json.dumps({**ARCHS["sd1"].vae, "_class_name": "AutoencoderKL"})
+    config.write_text(text[:20])
+    catalogue = Catalogue([tmp_path])
+    with pytest.raises(ModelBroken, match="damaged"):
+        catalogue.find("my-vae", kind="vae")
+    config.write_text(text)
+    found = catalogue.find("my-vae", kind="vae")
+    (config.parent / "diffusion_pytorch_model.safetensors").write_bytes(b"weights")
+    assert catalogue.find("my-vae", kind="vae").stamp != found.stamp
 
 
 def test_any_thread_may_ask_while_files_come_and_go(base: Path) -> None:

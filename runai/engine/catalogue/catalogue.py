@@ -17,26 +17,18 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from runai.engine.archs import ARCHS, Beside
-from runai.engine.catalogue import snapshot
+from runai.engine.archs import ARCHS
+from runai.engine.catalogue import defaults, snapshot
 from runai.engine.catalogue.entry import Entry
-from runai.engine.catalogue.layout import stamp_of
-from runai.engine.catalogue.snapshot import EMPTY, Rejected, Snapshot, split_title, without_ending
+from runai.engine.catalogue.names import asked
+from runai.engine.catalogue.snapshot import EMPTY, Rejected, Snapshot
+from runai.engine.catalogue.stamps import stamp_of
 from runai.engine.hashes import Hashes, short_hash
 from runai.errors import ModelError, ModelNotFound
 from runai.schema.events import Kind, ModelInfo, Unusable, Version
 
 PATIENCE_S = 0.1
 MAX_NEAREST_KEPT = 64
-# what a version's default is among equals: the model everybody means
-_PREFERRED_DEFAULTS = (
-    "runwayml/stable-diffusion-v1-5",
-    "stabilityai/stable-diffusion-2-1",
-    "stabilityai/stable-diffusion-2-1-base",
-    "stabilityai/stable-diffusion-xl-base-1.0",
-)
-_VERSIONS: tuple[Version, ...] = ("v1", "v2", "xl")
-_BESIDE: dict[str, Beside] = {"inpaint": "mask", "outpaint": "mask", "upscale": "low_res"}
 _KINDS: dict[Kind, str] = {
     "model": "model",
     "lora": "LoRA",
@@ -77,12 +69,8 @@ class Catalogue:
     def infos(self, loaded: Collection[str] = ()) -> list[ModelInfo]:
         """What `models` answers. Each version's default for txt2img is marked."""
         now = self._look()
-        defaults = {
-            min(those, key=lambda e: _rank(e, "txt2img")).name
-            for version in _VERSIONS
-            if (those := _eligible(now.entries, version, "txt2img"))
-        }
-        return [self._info(now, e, loaded, defaults) for e in now.entries]
+        marked = defaults.each(now.entries)
+        return [self._info(now, e, loaded, marked) for e in now.entries]
 
     def unusable(self) -> list[Unusable]:
         """What lies there and cannot be used, with the reason."""
@@ -95,29 +83,22 @@ class Catalogue:
     # --- what is meant -------------------------------------------------------------------
 
     def default(self, version: Version | None = None, task: str = "txt2img") -> Entry:
-        """The model meant by a request that names none; raises ModelNotFound if there is none.
-
-        One whose UNet reads what the task has (a mask, a small picture) goes first, then one
-        that was not distilled, then the version's base model; the example goes last.
-        """
+        """The model meant by a request that names none (`defaults`); ModelNotFound without one."""
         for patience in (PATIENCE_S, 0.0):
-            now = self._current(patience)
-            models = _eligible(now.entries, version, task)
-            if models:
-                return self._fresh(min(models, key=lambda e: _rank(e, task)))
+            found = defaults.default(self._current(patience).entries, version, task)
+            if found is not None:
+                return self._fresh(found)
         raise self._none(version, task)
 
     def find(self, name: str, version: Version | None = None, kind: Kind = "model") -> Entry:
-        """What is meant by a name: the path below the base, any end of it, with or without the
-        ending, or the web UI's title with the hash in brackets. `version` decides between two.
+        """What is meant by a name, however it is written (`names`). `version` decides between two.
 
         Raises ModelNotFound with the nearest names if there is none, or several; and the error
         that fits when something of that name is there and cannot be used.
         """
-        wanted, hash_ = self._wanted(name)
         for patience in (PATIENCE_S, 0.0):
             now = self._current(patience)
-            found = self._meant(now, wanted, version, kind, hash_)
+            wanted, found = self._meant(now, name, version, kind)
             if len(found) == 1:
                 return self._fresh(found[0])
             if len(found) > 1:
@@ -160,25 +141,20 @@ class Catalogue:
     ) -> Entry:
         """What could not be used has changed since: a download has ended, say."""
         now = self._look()
-        wanted, hash_ = self._wanted(name)
-        found = self._meant(now, wanted, version, kind, hash_)
+        wanted, found = self._meant(now, name, version, kind)
         if found:
             return found[0]
         raise now.rejected_by_tail.get(wanted, rejected).finding.error(rejected.name)
 
-    def _wanted(self, name: str) -> tuple[str, str]:
-        """A name as entries have it, and the hash that was stated. The ending need not be the
-        one that is there: old profiles name a .ckpt where a .safetensors has taken its place.
-        """
-        name, hash_ = split_title(name.strip())
-        name = name.replace("\\", "/").removeprefix("./")
-        for base in self._base_paths:
-            name = name.removeprefix(f"{base}/").removeprefix("models/")
-        return without_ending(name.rstrip("/")), hash_
-
     def _meant(
-        self, now: Snapshot, wanted: str, version: Version | None, kind: Kind, hash_: str
-    ) -> list[Entry]:
+        self, now: Snapshot, name: str, version: Version | None, kind: Kind
+    ) -> tuple[str, list[Entry]]:
+        """The spelling of a name under which something is there, and what can be used of it."""
+        spellings, hash_ = asked(name, self._base_paths)
+        wanted = next(
+            (s for s in spellings if (kind, s) in now.by_tail or s in now.rejected_by_tail),
+            spellings[-1],
+        )
         found = now.by_tail.get((kind, wanted), [])
         found = [e for e in found if e.name == wanted] or found
         if len(found) > 1 and version:
@@ -186,16 +162,16 @@ class Catalogue:
             found = [e for e in found if e.version == version] or [
                 e for e in found if e.version is None
             ]
-        if hash_:
-            known = {e.path: self._hashes.known(e.path, e.stamp) for e in found}
-            hits = [e for e in found if (known[e.path] or "").startswith(hash_)]
-            # an older kind of hash, and one that is not computed yet, decides nothing
-            open_ = [e for e in found if known[e.path] is None or len(hash_) < 10]
-            found = hits or open_
-        return found
+        return wanted, self._with_hash(found, hash_) if hash_ else found
+
+    def _with_hash(self, found: list[Entry], hash_: str) -> list[Entry]:
+        known = {e.path: self._hashes.known(e.path, e.stamp) for e in found}
+        hits = [e for e in found if (known[e.path] or "").startswith(hash_)]
+        # an older kind of hash, and one that is not computed yet, decides nothing
+        return hits or [e for e in found if known[e.path] is None or len(hash_) < 10]
 
     def _info(
-        self, now: Snapshot, entry: Entry, loaded: Collection[str], defaults: Collection[str]
+        self, now: Snapshot, entry: Entry, loaded: Collection[str], marked: Collection[str]
     ) -> ModelInfo:
         finding = now.findings[entry.path][1]
         sha256 = self._hashes.known(entry.path, entry.stamp)
@@ -213,7 +189,7 @@ class Catalogue:
             trigger_words=list(finding.trigger_words),
             metadata=finding.metadata,
             loaded=model and entry.name in loaded,
-            default=model and entry.name in defaults,
+            default=model and entry.name in marked,
         )
 
     def _none(self, version: Version | None, task: str) -> ModelNotFound:
@@ -254,20 +230,4 @@ def _several(name: str, found: Sequence[Entry], kind: Kind) -> ModelNotFound:
         f"The {_KINDS[kind]} {name!r} means several {_KINDS[kind]}s.",
         hint=f"Use one of: {', '.join(entry.name for entry in found)}.",
         field=_FIELDS[kind],
-    )
-
-
-def _eligible(entries: Sequence[Entry], version: Version | None, task: str) -> list[Entry]:
-    models = [e for e in entries if e.kind == "model" and version in (None, e.version)]
-    return [e for e in models if task in ARCHS[e.arch].tasks]
-
-
-def _rank(entry: Entry, task: str) -> tuple[bool, ...]:
-    arch = ARCHS[entry.arch]
-    return (
-        entry.example,
-        arch.beside != _BESIDE.get(task, "nothing"),
-        "txt2img" not in arch.tasks,  # a refiner draws no whole picture
-        entry.distillation is not None,
-        entry.name not in _PREFERRED_DEFAULTS,
     )

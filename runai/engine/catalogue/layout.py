@@ -20,13 +20,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from runai.engine.catalogue.stamps import Stamp, folder_stamp, folder_time
 from runai.schema.events import Version
 
 # files by their endings, best first where the same model is there twice
 ENDINGS = (".safetensors", ".safetensor", ".ckpt", ".pt", ".pth", ".bin")
 UNFINISHED = (".part", ".partial", ".crdownload", ".aria2", ".incomplete", ".download", ".tmp")
 MAX_DEPTH = 8
-Stamp = tuple[int, int]
 
 # folder of a base path -> the version of what lies there, where the folder says one
 FOLDERS: dict[str, Version | None] = {
@@ -190,40 +190,6 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
         return item.is_dir()
     except OSError:  # a link to itself
         return False
-
-
-def folder_time(folder: Path) -> int:
-    """When something was last put into a folder or taken out, in ns; -1: it is not there."""
-    try:
-        return folder.stat().st_mtime_ns
-    except OSError:
-        return -1
-
-
-def stamp_of(path: Path, *, is_folder: bool) -> Stamp | None:
-    """The stamp as it is now; None: it is not there."""
-    try:
-        if is_folder:
-            return folder_stamp(path)
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
-
-
-def folder_stamp(path: Path) -> Stamp:
-    """Of a diffusers folder: that of its UNet's files and its configurations."""
-    times, sizes = [0], [0]
-    configurations = (path / "model_index.json", path / "scheduler" / "scheduler_config.json")
-    try:
-        with os.scandir(path / "unet") as items:
-            states = [item.stat() for item in items]
-        states += [file.stat() for file in configurations if file.is_file()]
-        times += [state.st_mtime_ns for state in states]
-        sizes += [state.st_size for state in states]
-    except OSError:  # detection will say what is wrong with it
-        pass
-    return max(times), sum(sizes)
 
 
 def is_diffusers_folder(path: Path) -> bool:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runai.engine.archs import ARCHS
 from runai.engine.catalogue.entry import Entry
-from runai.engine.catalogue.layout import ENDINGS, Found, Stamp, Walk, folder_time
+from runai.engine.catalogue.layout import Found, Walk
+from runai.engine.catalogue.names import tails, without_ending
+from runai.engine.catalogue.stamps import Stamp, folder_time
 from runai.engine.detection import Finding, identify, identify_folder
 from runai.engine.detection.finding import Format
 from runai.schema.events import Kind
@@ -88,6 +89,7 @@ def _take(bases: Sequence[Path], example: Path | None, last: Snapshot) -> Snapsh
     folders: dict[Path, int] = {}
     findings: dict[Path, Known] = {}
     entries: dict[tuple[Kind, str], Entry] = {}
+    files: set[tuple[Kind, str]] = set()
     rejected: dict[Path, Rejected] = {}
     for base in bases:
         walk = Walk(base)
@@ -102,11 +104,24 @@ def _take(bases: Sequence[Path], example: Path | None, last: Snapshot) -> Snapsh
             else:
                 ours.append(_entry(found, finding, finding.kind, base, base == example))
         for entry in sorted(ours, key=lambda e: (e.name, _FORMATS.index(e.format))):
-            entries.setdefault((entry.kind, entry.name), entry)
+            _add(entry, entries, files)
         folders |= walk.folders
     kept = tuple(entries.values())
     out = tuple(rejected.values())
     return Snapshot(kept, out, findings, folders, taken_ns, _by_tail(kept, findings), _tails(out))
+
+
+def _add(
+    entry: Entry, entries: dict[tuple[Kind, str], Entry], files: set[tuple[Kind, str]]
+) -> None:
+    """An entry whose name is taken by a better format keeps its ending; a second file has none."""
+    whole = _whole_name(entry)
+    if (entry.kind, whole) in files:
+        return
+    files.add((entry.kind, whole))
+    if (entry.kind, entry.name) in entries:
+        entry = replace(entry, name=whole)
+    entries[entry.kind, entry.name] = entry
 
 
 def _finding(found: Found, known: Known | None) -> Finding:
@@ -137,45 +152,32 @@ def _entry(found: Found, finding: Finding, kind: Kind, base: Path, example: bool
     )
 
 
-_TITLE = re.compile(r"\s*\[([0-9a-fA-F]{8,64})\]$")
-
-
-def without_ending(name: str) -> str:
-    """A name without the ending that a model file has."""
-    ending = next((end for end in ENDINGS if name.lower().endswith(end)), "")
-    return name[: len(name) - len(ending)]
-
-
-def split_title(name: str) -> tuple[str, str]:
-    """The web UI's `name.safetensors [1234567890]`: the name, and the hash or nothing."""
-    found = _TITLE.search(name)
-    return (name[: found.start()], found[1].lower()) if found else (name, "")
-
-
-def tails(name: str) -> list[str]:
-    """All ends of a path: of `a/b/c` these are `a/b/c`, `b/c` and `c`."""
-    parts = name.split("/")
-    return ["/".join(parts[i:]) for i in range(len(parts))]
+def _whole_name(entry: Entry) -> str:
+    """The name with the file's ending; a folder has none."""
+    folder, slash, _ = entry.name.rpartition("/")
+    return f"{folder}{slash}{entry.path.name}"
 
 
 def _by_tail(
     entries: Iterable[Entry], findings: Mapping[Path, Known]
 ) -> dict[tuple[Kind, str], list[Entry]]:
     found: dict[tuple[Kind, str], list[Entry]] = {}
+    trained_as: dict[tuple[Kind, str], list[Entry]] = {}
     for entry in entries:
-        for tail in tails(entry.name):
-            found.setdefault((entry.kind, tail), []).append(entry)
-    # prompts of the web UI name a LoRA as its trainer did, where no file has that name
-    for entry in entries:
+        for name in dict.fromkeys((entry.name, _whole_name(entry))):
+            for tail in tails(name):
+                found.setdefault((entry.kind, tail), []).append(entry)
         alias = findings[entry.path][1].metadata.get("ss_output_name", "")
-        if entry.kind == "lora" and alias and not found.get(("lora", alias), ()):
-            found["lora", alias] = [entry]
-    return found
+        if entry.kind == "lora" and alias:
+            trained_as.setdefault(("lora", alias), []).append(entry)
+    # prompts of the web UI name a LoRA as its trainer did, where no file has that name
+    return trained_as | found
 
 
 def _tails(rejected: Iterable[Rejected]) -> dict[str, Rejected]:
     found: dict[str, Rejected] = {}
     for one in rejected:
-        for tail in tails(without_ending(one.name)):
-            found.setdefault(tail, one)
+        for name in (one.name, without_ending(one.name)):
+            for tail in tails(name):
+                found.setdefault(tail, one)
     return found

@@ -25,7 +25,7 @@ from runai.engine.hashes import short_hash
 from runai.engine.loras import LoraShelf
 from runai.engine.model import LoadedModel
 from runai.engine.plan import Plan
-from runai.engine.prompting import loras_of
+from runai.engine.prompting import read
 from runai.engine.prompts import Prompts
 from runai.engine.safety import SafetyFilter
 from runai.engine.watermark import Watermark
@@ -87,7 +87,8 @@ class Admission:
         """The drawing of a request with a loaded model, all its samples at their first step."""
         _check_task(request, model.entry, model.arch)
         choices = _choices(request, model, self._limits)
-        adapters = self._shelf.prepare(model, loras_of(request))
+        reading = read(request)
+        adapters = self._shelf.prepare(model, reading.loras)
         self._shelf.activate(model, adapters)
         conditioning = self._prompts.encode(
             model, request, choices, loras=loras.text_key(adapters), embeddings=self._embeddings
@@ -107,7 +108,7 @@ class Admission:
             model=model,
             choices=choices,
             canvas=prepared,
-            dialect=conditioning.dialect,
+            reading=reading,
             model_hash=self._hash_of(model.entry),
             seed=seed,
             samples=samples,

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from runai.engine import images
 from runai.engine.archs import Defaults
 from runai.engine.canvas import Canvas
+from runai.engine.catalogue import Entry
 from runai.engine.model import LoadedModel
 from runai.engine.plan import Plan
+from runai.engine.prompting import Reading
 from runai.engine.starts import Sample
 from runai.schema.events import Completed, Parameters, Picture, Progress
-from runai.schema.requests import GenerationRequest, PromptDialect
+from runai.schema.requests import GenerationRequest
 
 PREVIEW_EVERY = 4  # steps
 
@@ -26,12 +28,12 @@ class Drawing:
     model: LoadedModel
     choices: Defaults
     canvas: Canvas
+    reading: Reading
     seed: int
     samples: list[Sample]
     plan: Plan
-    dialect: PromptDialect = "plain"
     model_hash: str | None = None
-    vae: str = ""  # the name of the one that is used instead of the model's own
+    vae: Entry | None = None  # the one that is used instead of the model's own
     notes: tuple[str, ...] = ()
     pictures: dict[int, Picture] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
@@ -81,21 +83,23 @@ class Drawing:
             task=request.task,
             model=self.model.name,
             model_hash=self.model_hash,
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            prompt_dialect=self.dialect,
+            prompt=self.reading.prompt,
+            negative_prompt=self.reading.negative,
+            prompt_dialect=self.reading.dialect,
             num_inference_steps=self.choices.num_inference_steps,
             guidance_scale=self.choices.guidance_scale,
             image_guidance_scale=request.image_guidance_scale if edits else None,
             sampler=self.choices.sampler,
             eta=request.eta,
             clip_skip=request.clip_skip,
-            loras=request.loras,
-            vae=self.vae,
+            loras=list(self.reading.loras),
+            vae="" if self.vae is None else self.vae.name,
             seed=self.seed,
             num_images=request.num_images,
             width=self.canvas.extent.width,
             height=self.canvas.extent.height,
             strength=None if edits else getattr(request, "strength", None),
             noise_level=getattr(request, "noise_level", None),
+            nsfw_filter=request.nsfw_filter,
+            watermark=request.watermark,
         )

@@ -101,4 +101,12 @@ def infotext(p: dict[str, Any]) -> str:
     }
     negative = f"\nNegative prompt: {p['negative_prompt']}" if p["negative_prompt"] else ""
     listed = ", ".join(f"{name}: {value}" for name, value in pairs.items())
-    return f"{p['prompt']}{negative}\n{listed}"
+    tags = "".join(map(_tag, p["loras"]))
+    return f"{p['prompt']}{tags}{negative}\n{listed}"
+
+
+def _tag(lora: dict[str, Any]) -> str:
+    """A LoRA as web UIs write it: its weights for the text and, where it is another, the UNet."""
+    text = lora.get("text_weight")
+    weights = [lora["weight"]] if text is None else [text, lora["weight"]]
+    return f"<lora:{lora['name']}:{':'.join(f'{weight:g}' for weight in weights)}>"

@@ -172,12 +172,10 @@ class _Job:
         self.steps = _steps_drawn(model, request, choices)
         self.skip = checked_skip(model, request.clip_skip)
         self.notes: list[str] = []
-        said = request.prompt_dialect
-        self.prompt, _ = prompting.loras_in(request.prompt, said)
-        self.negative, unused = prompting.loras_in(request.negative_prompt, said, "negative_prompt")
-        if unused and self.guided:
+        read = prompting.read(request)
+        self.prompt, self.negative, self.dialect = read.prompt, read.negative, read.dialect
+        if read.idle:
             self.notes.append("LoRAs in the negative prompt do nothing; name them in the prompt.")
-        self.dialect = said or prompting.recognise(self.prompt, self.negative)
         self.words = Words(embeddings.names() if embeddings else ())
         self.vectors = self._vectors(embeddings) if embeddings else {}
         self.allowance = Allowance(MAX_CHUNKS)

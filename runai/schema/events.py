@@ -96,12 +96,15 @@ class Preview(Model):
 
 
 class Parameters(Model):
-    """Every parameter that was used, defaults and fallbacks filled in."""
+    """Every parameter that was used, defaults and fallbacks filled in.
+
+    Sent back as a request, with the pictures it began from, they draw the same again.
+    """
 
     task: str
     model: str
     model_hash: str | None = Field(None, description="the web UI's short hash, if known by now")
-    prompt: str
+    prompt: str = Field(description="without the tags of LoRAs, which are in `loras`")
     negative_prompt: str
     prompt_dialect: PromptDialect = Field("plain", description="how the prompts were read")
     num_inference_steps: int
@@ -110,7 +113,7 @@ class Parameters(Model):
     sampler: str
     eta: float
     clip_skip: int = 0
-    loras: list[Lora] = Field([])
+    loras: list[Lora] = Field([], description="those of the request, then those of its prompt")
     vae: str = ""
     seed: int
     num_images: int
@@ -118,6 +121,8 @@ class Parameters(Model):
     height: int
     strength: float | None = None
     noise_level: int | None = None
+    nsfw_filter: bool = Field(False, description="asked for; notes say if it was not done")
+    watermark: bool = Field(False, description="asked for; notes say if it was not done")
 
 
 class Memory(Model):

@@ -15,6 +15,7 @@ from runai.schema.fields import ImageData, Model, Prompt, RequestId, SamplerName
 
 IMAGES_OWN = "none: the image's own, rounded down to a multiple of 8"
 STRENGTH = "how much may change: 0 nothing, 1 everything"
+MOST_LORAS = 32  # of a request, those its prompt names among them
 
 
 MemoryPlan = Literal["full", "tiling", "offload", "sequential"]
@@ -49,7 +50,7 @@ class Generate(Model):
         None, description="how both prompts are to be read; none: recognised"
     )
     clip_skip: int = Field(0, ge=0, le=11, description="last layers of the text encoder left out")
-    loras: list[Lora] = Field([], max_length=32, description="besides those in the prompt")
+    loras: list[Lora] = Field([], max_length=MOST_LORAS, description="besides those in the prompt")
     vae: str = Field("", max_length=1024, description="instead of the model's own, from `models`")
     num_inference_steps: int | None = Field(
         None, ge=1, le=1000, description="denoising steps; none: what the model does well with"

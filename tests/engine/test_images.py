@@ -27,6 +27,7 @@ PARAMETERS: dict[str, Any] = {
     "width": 64,
     "height": 64,
     "model": "v1/x",
+    "loras": [],
     "strength": 0.5,
 }
 
@@ -112,3 +113,9 @@ def test_a_png_carries_its_parameters_for_people_and_programs() -> None:
     assert text["parameters"].splitlines()[0] == PARAMETERS["prompt"]
     assert "Negative prompt: square" in text["parameters"]
     assert "Seed: 3" in text["parameters"] and "Denoising strength: 0.5" in text["parameters"]
+
+
+def test_loras_are_written_as_tags_that_web_uis_read() -> None:
+    loras = [{"name": "ink", "weight": 0.8}, {"name": "b", "weight": 1.0, "text_weight": 0.5}]
+    text = images.infotext({**PARAMETERS, "loras": loras})
+    assert text.splitlines()[0] == PARAMETERS["prompt"] + "<lora:ink:0.8><lora:b:0.5:1>"

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runai.engine.prompting import (
-    BREAK,
-    Composition,
-    Fragment,
-    Part,
-    loras_in,
-    loras_of,
-    parse,
-    recognise,
-)
+from runai.engine.prompting import BREAK, Composition, Fragment, Part, Reading, parse, read
 from runai.engine.prompting.words import Word, Words
 from runai.errors import InvalidField
 from runai.schema.requests import Lora, PromptDialect, TextToImage
@@ -31,6 +23,12 @@ def said(text: str, dialect: PromptDialect = "webui") -> Said:
     ((_, (part,)),) = parse(text, dialect, 20)
     (line,) = part.lines
     return [(p.text, round(p.weight, 4)) for p in line if isinstance(p, Fragment)]
+
+
+def reading(prompt: str, negative: str = "", dialect: PromptDialect | None = None) -> Reading:
+    return read(
+        TextToImage(id="r", prompt=prompt, negative_prompt=negative, prompt_dialect=dialect)
+    )
 
 
 def at_steps(text: str, steps: int) -> dict[int, str]:
@@ -222,12 +220,12 @@ def test_what_compel_cannot_mean_is_refused_with_a_hint(text: str) -> None:
     ],
 )
 def test_the_dialect_is_told_from_what_is_written(text: str, dialect: str) -> None:
-    assert recognise(text) == dialect
+    assert reading(text).dialect == dialect
 
 
 def test_both_prompts_are_read_in_one_dialect() -> None:
-    assert recognise("(sunset)++", "(extra fingers), blurry") == "compel"
-    assert recognise("a cat", "(extra fingers)") == "webui"
+    assert reading("(sunset)++", "(extra fingers), blurry").dialect == "compel"
+    assert reading("a cat", "(extra fingers)").dialect == "webui"
 
 
 # --- LoRAs -------------------------------------------------------------------------------
@@ -239,6 +237,7 @@ def test_both_prompts_are_read_in_one_dialect() -> None:
         ("<lora:ink>", 1.0, None),
         ("<lora:ink:0.8>", 0.8, None),
         ("<lora:ink:0,8>", 0.8, None),
+        ("<lora:ink:0.00001>", 0.00001, None),
         ("<lora: ink : -0.5 >", -0.5, None),
         ("<lora:ink:0.5:0.8>", 0.8, 0.5),
         ("<lora:ink:te=0.5:unet=0.8>", 0.8, 0.5),
@@ -251,19 +250,44 @@ def test_both_prompts_are_read_in_one_dialect() -> None:
 def test_a_tag_names_a_lora_with_the_web_uis_order_of_weights(
     tag: str, unet: float, text: float | None
 ) -> None:
-    found = loras_in(f"a cat, {tag}(b)", "webui")
-    assert found == ("a cat, (b)", [Lora(name="ink", weight=unet, text_weight=text)])
+    found = reading(f"a cat, {tag}(b)", dialect="webui")
+    assert found.prompt == "a cat, (b)"
+    assert found.loras == (Lora(name="ink", weight=unet, text_weight=text),)
 
 
 def test_several_tags_are_taken_out_and_compels_form_is_understood() -> None:
-    text, found = loras_in("<lora:a:1>x<lora:b/c v2:0.5> y", None)
-    assert (text, [lora.name for lora in found]) == ("x y", ["a", "b/c v2"])
-    text, found = loras_in("(cat)++ withLora(ink, 0.5)", None)
-    assert (text.strip(), found) == ("(cat)++", [Lora(name="ink", weight=0.5)])
+    found = reading("<lora:a:1>x<lora:b/c v2:0.5> y")
+    assert (found.prompt, [lora.name for lora in found.loras]) == ("x y", ["a", "b/c v2"])
+    found = reading("(cat)++ withLora(ink, 0.5)")
+    assert (found.prompt.strip(), found.loras) == ("(cat)++", (Lora(name="ink", weight=0.5),))
+
+
+def test_compels_form_is_text_where_the_other_prompt_is_written_for_the_web_ui() -> None:
+    assert reading("a withLora(ink)").prompt == "a "
+    told = reading("a withLora(ink)", "(b:1.2)")
+    assert (told.dialect, told.prompt, told.loras) == ("webui", "a withLora(ink)", ())
+
+
+def test_a_tag_that_another_leaves_behind_is_taken_out_too() -> None:
+    found = reading("<lora<lora:a>:b> (x)")
+    assert (found.prompt, [lora.name for lora in found.loras]) == (" (x)", ["a", "b"])
+    found = reading("<withLora(a)lora:b> (x)++")
+    assert (found.prompt, [lora.name for lora in found.loras]) == (" (x)++", ["a", "b"])
 
 
 def test_plain_text_that_is_stated_to_be_has_no_tags() -> None:
-    assert loras_in("<lora:a:1>", "plain") == ("<lora:a:1>", [])
+    told = reading("<lora:a:1>", dialect="plain")
+    assert (told.prompt, told.loras) == ("<lora:a:1>", ())
+
+
+@pytest.mark.parametrize("prompt", ["<lora:a>" * 2500, "<lora:a>" * 32, "withLora(a)" * 32])
+def test_the_loras_of_field_and_prompt_together_are_bounded(prompt: str) -> None:
+    with pytest.raises(InvalidField, match="More than 32") as caught:
+        read(TextToImage(id="r", prompt=prompt, loras=[Lora(name="b")]))
+    assert caught.value.field == "prompt"
+    assert len(reading("<lora:a>" * 31 + "(x)++ withLora(b)").loras) == 32
+    with pytest.raises(InvalidField, match="More than 32"):
+        reading("a", "<lora:a>" * 33)
 
 
 @pytest.mark.parametrize(
@@ -271,14 +295,15 @@ def test_plain_text_that_is_stated_to_be_has_no_tags() -> None:
 )
 def test_a_tag_that_is_not_understood_is_refused(tag: str) -> None:
     with pytest.raises(InvalidField, match="lora"):
-        loras_in(tag, None)
+        reading(tag)
 
 
 def test_a_requests_loras_are_those_of_its_field_and_of_its_prompt() -> None:
     request = TextToImage(
         id="r", prompt="<lora:b:0.5>", negative_prompt="<lora:c>", loras=[Lora(name="a")]
     )
-    assert [lora.name for lora in loras_of(request)] == ["a", "b"]
+    assert [lora.name for lora in read(request).loras] == ["a", "b"]
+    assert read(request).idle
 
 
 # --- names of textual inversions ---------------------------------------------------------
@@ -317,8 +342,7 @@ def test_whatever_is_written_gives_a_script_or_an_invalid_field(
     text: str, dialect: PromptDialect, steps: int
 ) -> None:
     try:
-        text = loras_in(text, dialect)[0]
-        script = parse(text, dialect, steps)
+        script = parse(reading(text, dialect=dialect).prompt, dialect, steps)
     except InvalidField:
         return
     firsts = [first for first, _ in script]
@@ -328,9 +352,37 @@ def test_whatever_is_written_gives_a_script_or_an_invalid_field(
     assert all(abs(sum(part.shares)) < 1e6 for _, composition in script for part in composition)
 
 
+TAGGED = st.lists(
+    st.sampled_from(
+        ["<lora:", "a", ":0.5", ">", "withLora(", "b, 2)", ")", "(", "(x)++", "[y]", " "]
+    ),
+    max_size=20,
+).map("".join)
+
+
+@given(TAGGED, TAGGED, st.sampled_from([None, *DIALECTS]))
+def test_what_was_read_is_read_the_same_when_it_is_stated(
+    prompt: str, negative: str, dialect: PromptDialect | None
+) -> None:
+    try:
+        once = reading(prompt, negative, dialect)
+    except InvalidField:
+        return
+    again = read(
+        TextToImage(
+            id="r",
+            prompt=once.prompt,
+            negative_prompt=once.negative,
+            prompt_dialect=once.dialect,
+            loras=list(once.loras),
+        )
+    )
+    assert again == replace(once, idle=False)
+
+
 @given(st.text(st.characters(blacklist_characters="()[]\\")))
 def test_text_without_syntax_says_itself_whatever_the_dialect(text: str) -> None:
-    if recognise(text) != "plain":  # BREAK
+    if "<" in text or reading(text).dialect != "plain":  # BREAK
         return
     assert bare(parse(text, "plain", 20)[0][1]) == text
     if not any(word in text for word in ("AND", "BREAK")):
@@ -369,7 +421,7 @@ def test_length_and_depth_cost_no_more_than_their_characters(
     words = Words({"a", "a-b", "<x"})
     began = time.perf_counter()
     try:
-        loras_in(text, None)
+        reading(text)
         parse(text, dialect, 20)
         list(words.split(text))
     except InvalidField:

@@ -8,10 +8,8 @@ Rules: pure (no torch, no tokens), no recursion, time linear in the text. Whatev
 nothing but `InvalidField` is raised; what is no syntax is text.
 """
 
-from runai.engine.prompting.loras import loras_in, loras_of
 from runai.engine.prompting.parts import BREAK, Break, Composition, Fragment, Line, Part, Script
-from runai.engine.prompting.reading import parse
-from runai.engine.prompting.recognition import recognise
+from runai.engine.prompting.reading import Reading, parse, read
 
 __all__ = [
     "BREAK",
@@ -20,9 +18,8 @@ __all__ = [
     "Fragment",
     "Line",
     "Part",
+    "Reading",
     "Script",
-    "loras_in",
-    "loras_of",
     "parse",
-    "recognise",
+    "read",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from runai.engine.engine import TorchEngine
+from runai.engine.model import LoadedModel
 from runai.schema.codec import parse_task
 from runai.schema.events import Completed, Failed, JobEvent
 
@@ -75,6 +76,11 @@ def pixels(event: Completed, index: int = 0) -> Pixels:
     image = Image.open(io.BytesIO(event.images[index].png))
     assert image.mode == "RGB"
     return np.asarray(image).astype(int)
+
+
+def held(engine: TorchEngine, name: str = "v1/plain") -> LoadedModel:
+    """A model that is in memory."""
+    return engine._cache._held[engine._catalogue.find(name)].thing
 
 
 def draw(engine: TorchEngine, **fields: Any) -> Pixels:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from runai.engine.main_memory import available_memory
 from runai.errors import InvalidSetting
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -73,16 +74,6 @@ def _cpu_flags() -> set[str]:
         return set()
     line = next((line for line in text.splitlines() if line.startswith("flags")), "")
     return set(line.split())
-
-
-def available_memory() -> int:
-    """Main memory that can be had without swapping, in bytes (Linux; elsewhere 8 GiB)."""
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:
-        return 8 * 2**30
-    line = next(line for line in text.splitlines() if line.startswith("MemAvailable"))
-    return int(line.split()[1]) * 1024
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

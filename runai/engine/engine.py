@@ -74,6 +74,7 @@ class TorchEngine:
             loading.load_vae,
             place,
             max_bytes=max_memory,
+            beside=self._held_beside,
         )
         self._idle_unload_s = idle_unload_s
         self._drawings: dict[str, Drawing] = {}
@@ -86,8 +87,6 @@ class TorchEngine:
         )
         self._previewer = finish.Previewer()
         self._turn = 0
-        # samples a call may hold, of groups for which a larger call ran out of memory
-        self._ceilings: dict[step_loop.Key, int] = {}
 
     # --- what there is ---------------------------------------------------------------
 
@@ -118,7 +117,7 @@ class TorchEngine:
 
     def is_warm(self, request: GenerationRequest) -> bool:
         try:
-            return self.model_of(request) in self._cache
+            return self._admission.resolve(request)[0] in self._cache
         except ModelError:
             return True  # nothing will be loaded: the request fails at once
 
@@ -149,9 +148,10 @@ class TorchEngine:
     def step(self) -> list[Outcome]:
         """One turn of the loop; see Engine.step."""
         active = {s: d for d in self._drawings.values() for s in d.unfinished}
-        batch = step_loop.choose(active, self._max_batch, self._ceilings)
-        if not batch:
+        ready = step_loop.choose(active, self._max_batch)
+        if not ready:
             return []
+        batch = self._fitting.within(ready, active[ready[0]].plan)
         self._turn += 1
         try:
             with device_errors():
@@ -181,6 +181,10 @@ class TorchEngine:
 
     # --- within ----------------------------------------------------------------------
 
+    def _held_beside(self) -> int:
+        """Bytes on the device that are not the cache's."""
+        return self._shelf.byte_size + self._filter.byte_size + self._admission.prompt_cache_bytes
+
     def _folders(self) -> list[Path]:
         """Of diffusers models, which may bring a safety checker."""
         return [e.path for e in self._catalogue.entries() if e.format == "diffusers"]
@@ -188,7 +192,7 @@ class TorchEngine:
     def _shrink(self, batch: Sequence[Sample], first: Drawing, error: OutOfMemory) -> list[Outcome]:
         """After a call that was too large for memory: the same samples again, with less."""
         if len(batch) > 1:  # none of them may be at fault
-            self._ceilings[step_loop.key_of(batch[0])] = len(batch) // 2
+            self._fitting.halve(batch)
             return []
         try:
             self._fitting.step_down(first, error)

@@ -2,14 +2,22 @@
 
 A request begins by the plan that fits by the estimate; out of memory, what is unused goes and
 it begins once more by the next plan. A drawing that runs out later steps down likewise, once.
+A batch takes what room there is: where running out of memory would kill the server, by the
+estimate; elsewhere one that ran out is halved, and those like it from then on.
+
+Rule: nothing of an attempt that failed is held while the next one runs: no error, whose
+traceback would hold all that was computed.
+
 What is held is the cache's business, which plan fits is `plan`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from weakref import WeakKeyDictionary
 
-from runai.engine import loading
 from runai.engine import plan as plans
 from runai.engine.cache import ModelCache
 from runai.engine.catalogue import Entry
@@ -17,10 +25,13 @@ from runai.engine.drawing import Drawing
 from runai.engine.faults import device_errors
 from runai.engine.model import LoadedModel
 from runai.engine.plan import Plan
+from runai.engine.starts import Sample
 from runai.errors import OutOfMemory
 from runai.schema.requests import GenerationRequest
 
 Start = Callable[[LoadedModel, Plan], Drawing]
+Size = tuple[tuple[int, ...], int, int]
+"""Of one sample in a UNet call: its latents' shape, its tokens, its LoRAs."""
 
 
 class Fitting:
@@ -29,48 +40,82 @@ class Fitting:
     def __init__(self, cache: ModelCache, drawings: Mapping[str, Drawing]) -> None:
         self._cache = cache
         self._drawings = drawings
+        self._starting: frozenset[Entry] = frozenset()
+        # samples a call may hold where a larger one ran out of memory; goes with its UNet
+        self._ceilings: WeakKeyDictionary[Any, dict[Size, int]] = WeakKeyDictionary()
         self.newest: Plan | None = None
 
-    def in_use(self) -> set[str]:
-        """Names of what is being drawn with. Any thread."""
+    def in_use(self) -> set[Entry]:
+        """What is being drawn with, or is about to be. Any thread."""
         drawings = list(self._drawings.values())
-        return {name for drawing in drawings for name in (drawing.model.name, drawing.vae) if name}
+        entries = {entry for drawing in drawings for entry in (drawing.model.entry, drawing.vae)}
+        return {entry for entry in (*entries, *self._starting) if entry is not None}
+
+    def make_room(self, needed: int) -> None:
+        """Room for so many bytes more that are not the cache's. Raises OutOfMemory."""
+        self._cache.make_room(needed, self.in_use())
+
+    # --- beginning ---------------------------------------------------------------------
 
     def begin(
         self, request: GenerationRequest, entry: Entry, vae: Entry | None, start: Start
     ) -> Drawing:
         """Load what a request needs and `start` it. Raises OutOfMemory, saying what would fit."""
-        plan = self.newest = self._cache.plan(entry, request, self.in_use())
+        plan = self.newest = self._cache.plan(entry, request, self.in_use(), vae)
+        self._starting = frozenset({entry} if vae is None else {entry, vae})
+        try:
+            return self._begin(plan, entry, vae, start)
+        finally:
+            self._starting = frozenset()
+
+    def _begin(self, plan: Plan, entry: Entry, vae: Entry | None, start: Start) -> Drawing:
         try:
             with device_errors():
                 return self._begin_by(plan, entry, vae, start)
-        except OutOfMemory as error:
-            reason = error
-        self._cache.free({*self.in_use(), entry.name})
-        later = self.newest = plans.lower(plan)
+        except OutOfMemory:
+            later = self.newest = plans.lower(plan)
+        self._cache.free(self.in_use())
         try:
             with device_errors():
                 drawing = self._begin_by(later, entry, vae, start)
-        except OutOfMemory:
-            raise plans.failed(later) from reason
+        except OutOfMemory as error:
+            raise plans.failed(later) from error
         drawing.stepped_down = True
         return drawing
 
     def _begin_by(self, plan: Plan, entry: Entry, vae: Entry | None, start: Start) -> Drawing:
-        model = self._cache.get(entry, self.in_use(), plan)
-        if vae is not None:
-            model = loading.with_vae(model, self._cache.vae(vae, {*self.in_use(), entry.name}))
+        model = self._cache.get(entry, self.in_use(), plan, vae)
         self.arrange(model, plan)
         drawing = start(model, plan)
-        drawing.vae = "" if vae is None else vae.name
+        drawing.vae = vae
         return drawing
+
+    # --- drawing -----------------------------------------------------------------------
 
     def arrange(self, model: LoadedModel, *more: Plan) -> None:
         """Put a model's parts where all who draw with it can work, so that they need not move
         to and fro.
         """
-        drawing = [d.plan for d in self._drawings.values() if d.model.name == model.name]
+        drawing = [d.plan for d in self._drawings.values() if d.model.entry == model.entry]
         self._cache.arrange(model, plans.strictest(plan.name for plan in (*drawing, *more)))
+
+    def within(self, batch: Sequence[Sample], plan: Plan) -> Sequence[Sample]:
+        """As many of those who could share a UNet call as there is room for, one at least.
+
+        `plan`: of any of them.
+        """
+        batch = batch[: self._ceilings.get(batch[0].model.unet, {}).get(_size(batch[0]))]
+        if plan.room.separate:
+            return batch
+        spare = self._cache.spare_bytes()
+        while len(batch) > 1 and _bytes_of_call(batch, plan) > spare:
+            batch = batch[:-1]
+        return batch
+
+    def halve(self, batch: Sequence[Sample]) -> None:
+        """From now on half as many share a call, of those like these."""
+        ceilings = self._ceilings.setdefault(batch[0].model.unet, {})
+        ceilings[_size(batch[0])] = len(batch) // 2
 
     def step_down(self, drawing: Drawing, error: OutOfMemory) -> None:
         """Free what can be, and go on by the next plan; the second time OutOfMemory."""
@@ -79,3 +124,11 @@ class Fitting:
         self._cache.free(self.in_use())
         drawing.plan = self.newest = plans.lower(drawing.plan)
         drawing.stepped_down = True
+
+
+def _size(sample: Sample) -> Size:
+    return tuple(sample.latents.shape), sample.conditioning.tokens, len(sample.loras)
+
+
+def _bytes_of_call(batch: Sequence[Sample], plan: Plan) -> int:
+    return replace(plan.work, rows=sum(sample.rows for sample in batch)).unet_bytes

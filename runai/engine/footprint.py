@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ class Footprint:
         return Work(width, height, rows, element, vae_element, *widths, self.scale)
 
 
+@lru_cache(maxsize=64)
 def of(entry: Entry) -> Footprint:
     """The footprint of a model that need not be loaded."""
     try:

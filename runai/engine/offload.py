@@ -53,9 +53,13 @@ class Arrangement:
             add_hook_to_module(part, (_ByLayers if layered else _Whole)(others, model.device))
 
     def serves(self, model: LoadedModel, plan: MemoryPlan) -> bool:
-        """Whether the parts are already where `plan` wants them."""
+        """Whether the model's parts are already where `plan` wants them.
+
+        Where they are is looked at: a VAE that several models share is moved by all of them.
+        """
         if self._plan in IN_MAIN_MEMORY:
-            return plan in IN_MAIN_MEMORY
+            there = all(part.device.type == model.device.type for part in parts(model))
+            return there and plan in IN_MAIN_MEMORY
         return self._plan == plan and self._parts == tuple(parts(model))
 
     def leave(self) -> None:

@@ -60,6 +60,11 @@ class SafetyFilter:
         self._missing = missing
         self._parts: tuple[Any, Any] | None = None
 
+    @property
+    def byte_size(self) -> int:
+        """Of the checker, while it is loaded: from its first use on."""
+        return sum(p.nbytes for p in self._parts[1].parameters()) if self._parts else 0
+
     def require(self, request: GenerationRequest, entry: Entry) -> list[str]:
         """Make ready to check a request's pictures if it asks for that; notes on it.
 

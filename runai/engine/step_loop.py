@@ -11,9 +11,8 @@ How many rows of the call a sample takes depends on its guidance (`guidance`): o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -39,14 +38,10 @@ def batch_limit(model: LoadedModel, max_batch: int | None) -> int:
     return 2 if large and model.device.type == "cpu" else 8
 
 
-def choose(
-    samples: Iterable[Sample],
-    max_batch: int | None = None,
-    ceilings: Mapping[Key, int] = MappingProxyType({}),
-) -> list[Sample]:
+def choose(samples: Iterable[Sample], max_batch: int | None = None) -> list[Sample]:
     """The batch of the next turn: the group with the longest wait, its longest waiting first.
 
-    `ceilings`: how many samples of a group may share a call, where memory asks for fewer.
+    Knows of no memory: see `fitting`.
     """
     groups: dict[Key, list[Sample]] = {}
     for sample in samples:
@@ -55,8 +50,7 @@ def choose(
         return []
     group = min(groups.values(), key=lambda g: min(s.last_turn for s in g))
     group.sort(key=lambda s: s.last_turn)
-    limit = batch_limit(group[0].model, max_batch)
-    return group[: min(limit, ceilings.get(key_of(group[0]), limit))]
+    return group[: batch_limit(group[0].model, max_batch)]
 
 
 def key_of(sample: Sample) -> Key:

@@ -11,7 +11,7 @@ import lora_files
 import pytest
 import tiny
 import torch
-from drawn import as_base64, draw, last, make_request, photo, pixels, run
+from drawn import as_base64, draw, held, last, make_request, photo, pixels, run
 from safetensors.torch import save_file
 
 from runai.engine.engine import TorchEngine
@@ -49,7 +49,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def keeper(shop: Path) -> Iterator[TorchEngine]:
     engine = TorchEngine(shop, device="cpu", dtype="fp32")
     draw(engine, model="v1/sd1")
-    model = engine._cache._held["v1/sd1"].thing
+    model = held(engine, "v1/sd1")
     for seed, name in enumerate(("bold", "faint")):
         lora_files.write(shop / "lora" / f"{name}.safetensors", lora_files.kohya(model, seed))
     engine.models()  # looks at the disk

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +15,11 @@ import torch
 from drawn import as_base64, make_request, photo
 
 from runai.engine import footprint, loading, plan
-from runai.engine.cache import ModelCache, weigh
+from runai.engine.cache import ModelCache
 from runai.engine.catalogue import Catalogue, Entry
 from runai.engine.devices import Place
-from runai.errors import OutOfMemory
+from runai.engine.held import weigh
+from runai.errors import ModelBroken, OutOfMemory
 
 CPU = Place(torch.device("cpu"), torch.float32)
 NAMES = ("v1/plain", "v1/painter-inpainting", "v2/velocity")
@@ -27,7 +30,7 @@ class Small(ModelCache):
     """A cache on a machine that has room for `models` of the three and for drawing with one."""
 
     def __init__(self, base: Path, models: float, max_models: float = 0) -> None:
-        self.now = 0.0
+        self.now, self.others = 0.0, 0
         self.catalogue = Catalogue([base])
         self.entries = {name: self.catalogue.find(name) for name in NAMES}
         known = footprint.of(self.entries["v1/plain"])
@@ -40,6 +43,7 @@ class Small(ModelCache):
             loading.load_vae,
             CPU,
             max_bytes=int(drawing + max_models * self.one) if max_models else 0,
+            beside=lambda: self.others,
             free_bytes=self.left,
             clock=lambda: self.now,
         )
@@ -49,10 +53,15 @@ class Small(ModelCache):
 
     def use(self, name: str, *in_use: str, width: int = 64) -> Any:
         """Take up a request for a model while others are drawn with."""
+        return self.take(self.entries[name], {self.entries[n] for n in in_use}, width)
+
+    def take(
+        self, entry: Entry, in_use: set[Entry], width: int = 64, vae: Entry | None = None
+    ) -> Any:
         self.now += 1
-        entry = self.entries[name]
-        chosen = self.plan(entry, make_request(model=name, width=width, height=64), in_use)
-        model = self.get(entry, in_use, chosen)
+        request = make_request(model=entry.name, width=width, height=64)
+        chosen = self.plan(entry, request, in_use, vae)
+        model = self.get(entry, in_use, chosen, vae)
         self.arrange(model, chosen.name)
         return model
 
@@ -107,7 +116,7 @@ def test_freeing_takes_all_that_is_not_in_use(small: Make) -> None:
     cache = small(10)
     for name in NAMES:
         cache.use(name)
-    cache.free({"v2/velocity"})
+    cache.free({cache.entries["v2/velocity"]})
     assert cache.names() == ["v2/velocity"]
 
 
@@ -140,7 +149,7 @@ def test_what_is_idle_too_long_goes_and_the_next_is_told(small: Make) -> None:
     assert cache.rest(30.0, ()) == pytest.approx(11.0)
     assert cache.names() == ["v2/velocity"]
     cache.now += 11
-    assert cache.rest(30.0, {"v2/velocity"}) is None
+    assert cache.rest(30.0, {cache.entries["v2/velocity"]}) is None
     assert cache.names() == ["v2/velocity"]
     assert cache.rest(30.0, ()) is None
     assert cache.names() == []
@@ -155,18 +164,71 @@ def test_drawing_with_a_model_is_using_it(small: Make) -> None:
     assert cache.rest(30.0, ()) == pytest.approx(20.0)
 
 
-def test_a_vae_is_held_as_models_are(small: Make, models: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def soft(models: Path, tmp_path: Path) -> Entry:
+    """A VAE of the same name as a model: names are unique per kind only."""
     shutil.copytree(models / "v1" / "plain" / "vae", tmp_path / "soft")
+    return Entry("v1/plain", "v1", "diffusers", tmp_path / "soft", kind="vae")
+
+
+def test_a_vae_is_held_as_models_are(small: Make, soft: Entry) -> None:
     cache = small(10)
-    entry = Entry("VAE/soft", "v1", "diffusers", tmp_path / "soft")
-    vae = cache.vae(entry, ())
-    assert cache.vae(entry, ()) is vae
-    [held] = cache.loaded({"VAE/soft"})
-    assert (held.name, held.kind, held.in_use) == ("VAE/soft", "vae", True)
-    assert held.bytes == sum(p.nbytes for p in vae.parameters())
-    assert cache.names() == []
-    cache.free(())
-    assert cache.loaded(()) == []
+    plain = cache.entries["v1/plain"]
+    model = cache.take(plain, set(), vae=soft)
+    assert cache.take(plain, set(), vae=soft) is model
+    assert cache.use("v1/plain").vae is not model.vae
+    [vae, _] = cache.loaded({soft})
+    assert (vae.name, vae.kind, vae.in_use) == ("v1/plain", "vae", True)
+    assert vae.bytes == sum(p.nbytes for p in model.vae.parameters())
+    assert cache.names() == ["v1/plain"]
+    assert soft in cache and plain in cache
+    cache.free({plain})
+    assert soft not in cache and plain in cache
+    assert cache.take(plain, set(), vae=soft) is not model
+
+
+def test_a_vae_that_is_let_go_of_leaves_nothing_behind(small: Make, soft: Entry) -> None:
+    cache = small(10)
+    plain = cache.entries["v1/plain"]
+    weight = weakref.ref(cache.take(plain, set(), vae=soft).vae.decoder.conv_in.weight)
+    cache.free({plain})
+    assert weight() is None
+
+
+def test_a_vae_counts_in_the_plan(small: Make, soft: Entry) -> None:
+    cache = small(10)
+    plain, request = cache.entries["v1/plain"], make_request(width=64, height=64)
+    size = footprint.of_vae(soft) * 4
+    alone = cache.plan(plain, request, ())
+    both = cache.plan(plain, request, (), soft)
+    assert both.needed_bytes == alone.needed_bytes + size > alone.needed_bytes
+    cache.take(plain, set(), vae=soft)
+    after = cache.plan(plain, request, {plain, soft}, soft)
+    assert after.room.free == both.room.free  # its own: it need not be had twice
+    assert cache.plan(plain, request, {plain, soft}).room.free == both.room.free - size
+
+
+def test_what_others_hold_is_within_the_maximum(small: Make) -> None:
+    cache = small(10, max_models=2.5)
+    cache.others = cache.one
+    for name in NAMES:
+        cache.use(name)
+    assert cache.names() == [NAMES[-1]]
+
+
+def test_room_is_made_for_what_others_will_hold(small: Make) -> None:
+    cache = small(3)
+    plain = cache.entries["v1/plain"]
+    cache.use("v1/plain")
+    cache.use("v2/velocity")
+    spare = cache.left()
+    cache.make_room(spare, {plain})
+    assert cache.names() == ["v1/plain", "v2/velocity"]
+    cache.make_room(spare + 1, {plain})
+    assert cache.names() == ["v1/plain"]
+    with pytest.raises(OutOfMemory, match=r"This needs \d+ MB more; \d+ MB are free"):
+        cache.make_room(cache.left() + 1, {plain})
+    assert cache.names() == ["v1/plain"]
 
 
 def test_the_holdings_are_told(small: Make) -> None:
@@ -183,9 +245,62 @@ def test_the_holdings_are_told(small: Make) -> None:
 def test_a_model_that_was_replaced_on_disk_is_read_again(small: Make) -> None:
     cache = small(10)
     before = cache.use("v1/plain")
-    cache.entries["v1/plain"] = replace(cache.entries["v1/plain"], stamp=(1, 1))
-    assert cache.use("v1/plain") is not before
+    new = replace(cache.entries["v1/plain"], stamp=(1, 1))
+    assert new not in cache
+    assert cache.take(new, set()) is not before
+    assert [held.name for held in cache.loaded(())] == ["v1/plain"]
+
+
+def test_a_model_that_was_replaced_on_disk_stays_while_it_is_drawn_with(small: Make) -> None:
+    cache = small(10)
+    old = cache.entries["v1/plain"]
+    before, new = cache.use("v1/plain"), replace(old, stamp=(1, 1))
+    after = cache.take(new, {old})
+    assert after is not before
+    cache.arrange(before, "tiling")
+    assert [(held.plan, held.in_use) for held in cache.loaded({old})] == [
+        ("tiling", True),
+        ("full", False),
+    ]
     assert cache.names() == ["v1/plain"]
+    cache.take(new, set())
+    assert old not in cache and new in cache
+
+
+def test_a_replacement_that_is_broken_takes_nothing_from_who_draws(
+    small: Make, tmp_path: Path
+) -> None:
+    cache = small(10)
+    old = cache.entries["v1/plain"]
+    before = cache.use("v1/plain")
+    with pytest.raises(ModelBroken):
+        cache.get(replace(old, path=tmp_path), {old}, cache.plan(old, make_request(), {old}))
+    cache.arrange(before, "full")
+    assert cache.names() == ["v1/plain"]
+
+
+@pytest.mark.parametrize("way", ["rest", "free", "clear"])
+def test_memory_is_given_back_when_nothing_stands_for_it_any_more(small: Make, way: str) -> None:
+    cache, freed = small(10), []
+    weights = [weakref.ref(cache.use(name).unet.conv_in.weight) for name in NAMES]
+
+    def look(phase: str, _: Any) -> None:
+        if phase == "stop":
+            freed.append([weight() is None for weight in weights])
+
+    gc.disable()  # but for the collection that comes before memory is given back
+    gc.callbacks.append(look)
+    try:
+        cache.now += 60
+        {
+            "rest": lambda: cache.rest(30.0, ()),
+            "free": lambda: cache.free(()),
+            "clear": cache.clear,
+        }[way]()
+    finally:
+        gc.callbacks.remove(look)
+        gc.enable()
+    assert freed == [[True] * 3]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from drawn import Pixels, as_base64, draw, half_mask, last, make_request, photo, run
+from drawn import Pixels, as_base64, draw, half_mask, held, last, make_request, photo, run
 from PIL import Image
 
 from runai.engine.engine import TorchEngine
@@ -136,7 +136,7 @@ def test_numbers_that_are_no_picture_fail_only_their_own_request(
         shutil.copytree(models / "v1" / "plain", tmp_path / "v1" / name)
     engine = TorchEngine(tmp_path, device="cpu", dtype="fp32")
     engine.admit("sick", make_request(model="sick"))
-    vae = engine._cache._held["v1/sick"].thing.vae
+    vae = held(engine, "v1/sick").vae
     with torch.no_grad():
         vae.decoder.conv_out.bias.fill_(float("nan"))
     events = run(
@@ -167,7 +167,7 @@ class Hook:
 
 def unet_of(engine: TorchEngine, name: str) -> Any:
     draw(engine, model=name)
-    return engine._cache._held[name].thing.unet
+    return held(engine, name).unet
 
 
 ALLOCATOR = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
@@ -206,7 +206,7 @@ def test_a_fault_of_a_network_fails_only_who_shares_its_call(
 
 def test_a_preview_that_cannot_be_made_spoils_no_picture(fresh: TorchEngine) -> None:
     draw(fresh)
-    Hook(fresh._cache._held["v1/plain"].thing.vae.encoder, RuntimeError("nan"), most=0)
+    Hook(held(fresh).vae.encoder, RuntimeError("nan"), most=0)
     events = run(fresh, {"k": make_request(num_inference_steps=9, preview=True)})["k"]
     assert isinstance(events[-1], Completed)
     assert not any(isinstance(e, Preview) for e in events)

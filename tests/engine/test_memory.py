@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from drawn import draw, last, make_request, run
+from drawn import draw, held, last, make_request, run
 
 from runai.engine.engine import TorchEngine
 from runai.errors import OutOfMemory
@@ -41,10 +41,6 @@ class Short:
         network.register_forward_pre_hook(check)
 
 
-def model(engine: TorchEngine) -> Any:
-    return engine._cache._held["v1/plain"].thing
-
-
 def test_an_answer_says_how_it_was_fitted_into_memory(engine: TorchEngine) -> None:
     memory = last(run(engine, {"k": make_request()})["k"]).memory
     assert memory is not None and memory.plan == "full"
@@ -60,7 +56,7 @@ def test_a_request_may_ask_for_its_plan(engine: TorchEngine, asked: MemoryPlan, 
 
 
 def test_a_call_without_memory_is_made_again_without_unused_models(engine: TorchEngine) -> None:
-    short = Short(model(engine).unet, times=1)
+    short = Short(held(engine).unet, times=1)
     done = last(run(engine, {"k": make_request()})["k"])
     assert done.memory is not None
     assert done.memory.reason == "full ran out of memory: everything stays on the device"
@@ -69,7 +65,7 @@ def test_a_call_without_memory_is_made_again_without_unused_models(engine: Torch
 
 
 def test_a_picture_that_cannot_be_decoded_whole_is_decoded_in_tiles(engine: TorchEngine) -> None:
-    Short(model(engine).vae.decoder, times=9, least_width=65)
+    Short(held(engine).vae.decoder, times=9, least_width=65)
     done = last(run(engine, {"k": make_request(**WIDE)})["k"])
     assert done.memory is not None and done.memory.plan == "tiling"
     assert done.memory.reason == "full ran out of memory: tiling on"
@@ -77,7 +73,7 @@ def test_a_picture_that_cannot_be_decoded_whole_is_decoded_in_tiles(engine: Torc
 
 
 def test_a_picture_that_cannot_be_encoded_whole_is_encoded_in_tiles(engine: TorchEngine) -> None:
-    Short(model(engine).vae.encoder, times=9, least_width=513)
+    Short(held(engine).vae.encoder, times=9, least_width=513)
     request = make_request(task="img2img", **{**WIDE, "num_inference_steps": 4})
     done = last(run(engine, {"k": request})["k"])
     assert done.memory is not None and done.memory.plan == "tiling"
@@ -87,7 +83,7 @@ def test_a_picture_that_cannot_be_encoded_whole_is_encoded_in_tiles(engine: Torc
 def test_the_second_time_memory_runs_out_the_error_says_what_would_fit(
     engine: TorchEngine, part: str
 ) -> None:
-    network = {"unet": model(engine).unet, "decoder": model(engine).vae.decoder}[part]
+    network = {"unet": held(engine).unet, "decoder": held(engine).vae.decoder}[part]
     short = Short(network, times=2)
     failed = run(engine, {"k": make_request(**WIDE)})["k"][-1]
     assert isinstance(failed, Failed)
@@ -100,7 +96,7 @@ def test_the_second_time_memory_runs_out_the_error_says_what_would_fit(
 def test_the_second_time_memory_runs_out_while_starting_is_the_requests_failure(
     engine: TorchEngine,
 ) -> None:
-    Short(model(engine).vae.encoder, times=2)
+    Short(held(engine).vae.encoder, times=2)
     with pytest.raises(OutOfMemory) as caught:
         engine.admit("k", make_request(task="img2img", width=256, height=256))
     assert caught.value.hint == "128×128 would fit: ask for a smaller picture."

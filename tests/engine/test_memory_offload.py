@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from drawn import draw, last, make_request, pixels, run
+from drawn import draw, held, last, make_request, pixels, run
 from peft import LoHaConfig, LoraConfig, inject_adapter_in_model
 from torch import nn
 
@@ -139,7 +139,7 @@ def test_an_arrangement_serves_the_same_parts_and_plan_only() -> None:
 def loaded(models: Path) -> Any:
     engine = TorchEngine(models, device="cpu", dtype="fp32")
     draw(engine)
-    yield engine._cache._held["v1/plain"].thing
+    yield held(engine)
     engine.close()
 
 

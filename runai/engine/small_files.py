@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from runai.engine import pickles
+from runai.engine.detection.header import SAFETENSORS
 from runai.engine.devices import Place
-from runai.engine.loading.weights import SAFETENSORS, Reader, Rows, read_index, rows_of
+from runai.engine.loading.weights import Reader, Rows, read_index, rows_of
 from runai.errors import ModelBroken
 
 MOST_SHARING = 4  # times that a byte may be in a tensor

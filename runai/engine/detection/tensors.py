@@ -57,7 +57,7 @@ OTHERS = (
     ("\nembeddings.token_embedding.", "a CLIP text encoder alone"),
 )
 _ENOUGH = 4_000  # characters: of another family's LoRA every other name has the mark
-_VAE_PREFIXES = ("first_stage_model.", "", "vae.")
+VAE_PREFIXES = ("first_stage_model.", "", "vae.")
 _COND = f"{checkpoints.UNET}time_embed.cond_proj.weight"
 # The steps that Stability AI's own SD 2 files were trained for, as their model cards give them
 _STEPS = {875000: "epsilon", 220000: "epsilon", 140000: "v_prediction", 110000: "v_prediction"}
@@ -122,7 +122,7 @@ def _lora(shapes: Shapes, names: str, said: Mapping[str, str]) -> Finding:
 
 
 def _small(shapes: Shapes, names: str, said: Mapping[str, str]) -> Finding:
-    for prefix in _VAE_PREFIXES:
+    for prefix in VAE_PREFIXES:
         if (shape := shapes.get(f"{prefix}decoder.conv_in.weight")) and len(shape) == 4:
             return _vae(shape[1], names, said)
     base = adapters.base_of_embedding(shapes)

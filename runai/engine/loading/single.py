@@ -17,6 +17,7 @@ import torch
 from runai.engine import detection, vocabulary
 from runai.engine.archs import Arch, Config, TextEncoding
 from runai.engine.detection import Finding
+from runai.engine.detection.tensors import VAE_PREFIXES
 from runai.engine.distillations import DISTILLATIONS
 from runai.engine.loading import folders, networks
 from runai.engine.loading.names import text_layouts, unet_layouts, vae_layouts
@@ -25,7 +26,6 @@ from runai.engine.model import DepthEstimator, TextEncoder
 from runai.errors import ModelBroken
 
 VAES_BESIDE = (".vae.safetensors", ".vae.pt", ".vae.ckpt")
-VAE_PREFIXES = ("first_stage_model.", "", "vae.")
 # trained so that the last step is pure noise (Lin et al. 2023), and to be drawn from there
 ZERO_SNR: Config = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 DEPTH_ESTIMATORS = ("Intel/dpt-hybrid-midas", "Intel/dpt-large")

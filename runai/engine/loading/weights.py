@@ -6,16 +6,13 @@ buffer and converted from there into the tensor that stays, so that the peak is 
 their final format and nothing else. Files are not mapped: one that is shortened while it is
 mapped kills the process with SIGBUS, where a read comes back short and becomes an error.
 
-safetensors: 8 bytes of length (little endian), a JSON header, the tensors' bytes
-(https://github.com/huggingface/safetensors, "Format"). The other kind of file is in `pickles`.
+What the two kinds of file look like: `detection.header` and `pickles`.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +22,10 @@ from typing import Any
 import torch
 
 from runai.engine import pickles
+from runai.engine.detection.header import SAFETENSORS, table_of
 from runai.engine.devices import Place
 from runai.errors import ModelBroken
 
-MAX_HEADER_BYTES = 100 * 2**20
-SAFETENSORS = (".safetensors", ".safetensor")
 # Elements converted at once: below this torch does it in this thread. Above, it wakes a team of
 # threads for every piece, which on a machine with other work to do took four times as long.
 STRETCH = 32767
@@ -179,23 +175,12 @@ def rows_of(path: Path, tensors: Mapping[str, pickles.Tensor]) -> Rows:
 
 
 def _safetensors(path: Path) -> tuple[Rows, dict[str, str]]:
-    size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-            raise ModelBroken(f"{path.name} is not a safetensors file, or is cut short.")
-        raw = file.read(length)
+        rows, metadata, start = table_of(file, path.stat().st_size, path.name)
     try:
-        header: dict[str, Any] = json.loads(raw)
-        metadata: dict[str, str] = header.pop("__metadata__", {})
-        rows = {name: _row(path, row, 8 + length) for name, row in header.items()}
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        return {name: _row(path, row, start) for name, row in rows.items()}, metadata
+    except (ValueError, LookupError, TypeError) as error:
         raise ModelBroken(f"{path.name} has a damaged safetensors header.") from error
-    end = 8 + length + max((row["data_offsets"][1] for row in header.values()), default=0)
-    if end > size:
-        raise ModelBroken(f"{path.name} is cut short: {size} of {end} bytes are there.")
-    return rows, metadata
 
 
 def _row(path: Path, row: Mapping[str, Any], start: int) -> Stored:

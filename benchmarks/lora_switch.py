@@ -21,23 +21,22 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from example import FOLDER, example_model
 from safetensors.torch import save_file
 from side_by_side import compare
 
 from runai.engine.archs import ARCHS
 from runai.engine.catalogue import Catalogue
-from runai.engine.devices import choose
 from runai.engine.loading import load
 from runai.engine.loras import LoraSet, LoraShelf
 from runai.engine.model import LoadedModel
 from runai.schema.requests import Lora
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "models.example"
 RANK = 16
 
 
 def example(full: bool) -> LoadedModel:
-    model = load(Catalogue([EXAMPLE]).find("v1/shapes"), choose(), [EXAMPLE])
+    model = example_model()
     if not full:
         return model
     config = {**ARCHS["sd1"].unet, "cross_attention_dim": model.unet.config.cross_attention_dim}
@@ -90,7 +89,7 @@ class Calls:
 
 def reloading(model: LoadedModel) -> float:
     began = time.perf_counter()
-    load(model.entry, model.place, [EXAMPLE])
+    load(model.entry, model.place, [FOLDER])
     return time.perf_counter() - began
 
 

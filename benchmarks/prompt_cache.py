@@ -13,26 +13,21 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
-from pathlib import Path
 
+from example import example_model
 from side_by_side import compare
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from runai.engine.archs import ARCHS
-from runai.engine.catalogue import Catalogue
-from runai.engine.devices import choose
-from runai.engine.loading import load
 from runai.engine.model import LoadedModel
 from runai.engine.prompts import Prompts
 from runai.schema.requests import TextToImage
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "models.example"
 PROMPT = "a (large:1.2) red circle, a [small] blue square on a yellow ground"
 
 
 def example(full: bool) -> LoadedModel:
-    catalogue = Catalogue([EXAMPLE])
-    model = load(catalogue.find("shapes"), choose(), catalogue.base_paths)
+    model = example_model()
     if not full:
         return model
     (text,) = model.texts

@@ -13,30 +13,26 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
+from example import example_model
 from side_by_side import compare
 
 from runai.engine import canvas, starts, step_loop
 from runai.engine.archs import ARCHS
-from runai.engine.catalogue import Catalogue
-from runai.engine.devices import choose
-from runai.engine.loading import load
 from runai.engine.model import LoadedModel
 from runai.engine.prompts import Conditioning, Phase, Text
 from runai.schema.limits import Limits
 from runai.schema.requests import TextToImage
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "models.example"
 POOLED = 1280  # width of SDXL's pooled embedding
 
 
 def model_with(arch: str | None) -> LoadedModel:
     """The example model, or one with an arch's UNet of full size in its place."""
-    model = load(Catalogue([EXAMPLE]).find("shapes"), choose(), [EXAMPLE])
+    model = example_model()
     if arch is None:
         return model
     torch.set_default_dtype(model.dtype)  # so that it is never in memory as fp32

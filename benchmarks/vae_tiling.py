@@ -14,30 +14,25 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from diffusers.utils import logging
+from example import example_model
 from side_by_side import compare
 
 from runai.engine import finish
 from runai.engine.archs import ARCHS
-from runai.engine.catalogue import Catalogue
-from runai.engine.devices import choose
-from runai.engine.loading import load
 from runai.engine.model import LoadedModel
 from runai.testing.shapes import draw, random_scene
 
 CELL = 128  # pixels a side of one drawn picture
-EXAMPLE = Path(__file__).resolve().parent.parent / "models.example"
 
 
 def example(full: bool) -> LoadedModel:
-    catalogue = Catalogue([EXAMPLE])
-    model = load(catalogue.find("shapes"), choose(), catalogue.base_paths)
+    model = example_model()
     if not full:
         return model
     torch.manual_seed(0)

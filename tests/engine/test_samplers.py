@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from drawn import Pixels, draw, last, make_request, pixels, run
+from hidden import said_without
 
 from runai.engine.archs import ARCHS, Defaults
 from runai.engine.engine import TorchEngine
@@ -246,8 +245,6 @@ def test_a_few_step_sampler_refuses_more_steps_than_its_schedule_has(
 
 
 HIDDEN = """
-import sys
-sys.modules[{package!r}] = None
 from runai.engine.archs import ARCHS
 from runai.engine.samplers import make_scheduler
 from runai.errors import DependencyMissing
@@ -268,15 +265,7 @@ for sampler in {samplers!r}:
 def test_a_sampler_that_needs_a_missing_package_says_which(
     package: str, samplers: list[str]
 ) -> None:
-    script = HIDDEN.format(package=package, samplers=samplers)
-    ran = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        check=True,
-    )
-    said = ran.stdout.splitlines()
+    said = said_without(package, HIDDEN.format(samplers=samplers))
     assert len(said) == len(samplers)
     for line, sampler in zip(said, samplers, strict=True):
         assert sampler in line and f"pip install {package}" in line

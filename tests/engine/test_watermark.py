@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from drawn import as_png, last, make_request, run
+from hidden import said_without
 from PIL import Image
 
 from runai.engine.engine import TorchEngine
@@ -114,8 +113,6 @@ def test_a_watermark_that_cannot_be_read_back_is_told(
 
 
 HIDDEN = """
-import sys
-sys.modules["imwatermark"] = None
 from runai.engine.watermark import Watermark
 from runai.errors import DependencyMissing
 from runai.schema.codec import parse_task
@@ -131,14 +128,7 @@ except DependencyMissing as error:
 
 
 def test_without_the_package_it_says_which_one_to_install() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", HIDDEN],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        check=True,
-    )
-    note, error = ran.stdout.splitlines()
+    note, error = said_without("imwatermark", HIDDEN)
     assert note.startswith("No watermark was written: ")
     assert "invisible-watermark" in note
     assert "runai[watermark]" in error and DependencyMissing.code in error

@@ -8,16 +8,13 @@ format, passes, and a loop that does something else does not.
 from __future__ import annotations
 
 import base64
-import importlib.util
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from runai.engine.engine import TorchEngine
@@ -25,29 +22,7 @@ from runai.schema.codec import parse_task
 from runai.schema.events import Completed
 from runai.testing import shapes
 
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "models.example"
 pytestmark = pytest.mark.slow
-
-
-def held_out() -> list[tuple[str, str, str]]:
-    """The combinations of shape, colour and background that training never showed."""
-    path = EXAMPLE / "training" / "data.py"
-    spec = importlib.util.spec_from_file_location("training_data", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return list(module.HELD_OUT)
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchEngine]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(torch.multiprocessing.cpu_count())
-    engine = TorchEngine(tmp_path_factory.mktemp("none"), example_path=EXAMPLE)
-    yield engine
-    engine.close()
-    torch.set_num_threads(threads)
 
 
 def draw_all(engine: TorchEngine, wanted: Sequence[dict[str, Any]]) -> list[Image.Image]:
@@ -78,9 +53,9 @@ def as_base64(image: Image.Image) -> str:
 
 @pytest.mark.parametrize("model", ["v1/shapes", "v2/shapes-v"])
 def test_combinations_never_seen_in_training_are_drawn_as_asked(
-    engine: TorchEngine, model: str
+    engine: TorchEngine, held_out: list[tuple[str, str, str]], model: str
 ) -> None:
-    asked = held_out()
+    asked = held_out
     assert len(asked) == 64
     prompts = [f"a {colour} {shape} on a {ground} background" for shape, colour, ground in asked]
     fields = {"model": model, "guidance_scale": 5.0}
@@ -109,8 +84,10 @@ def test_the_prompts_of_the_readme_are_drawn(engine: TorchEngine) -> None:
     assert all(s.background == "blue" for s in seen[:4])
 
 
-def test_guidance_makes_pictures_follow_the_prompt(engine: TorchEngine) -> None:
-    asked = held_out()[:24]
+def test_guidance_makes_pictures_follow_the_prompt(
+    engine: TorchEngine, held_out: list[tuple[str, str, str]]
+) -> None:
+    asked = held_out[:24]
 
     def accuracy(guidance: float) -> float:
         wanted = [

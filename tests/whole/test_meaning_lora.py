@@ -6,8 +6,7 @@ Bounds are well under what was measured (models.example/training/README.md), as 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from runai.schema.codec import parse_task
 from runai.schema.events import Completed
 from runai.testing import shapes
 
-EXAMPLE = Path(__file__).parents[2] / "models.example"
 pytestmark = pytest.mark.slow
 ASKED = [
     (shape, colour, ground)
@@ -26,13 +24,6 @@ ASKED = [
     for colour, ground in (("red", "white"), ("blue", "yellow"), ("white", "green"))
 ]
 PROMPTS = [f"a {colour} {shape} on a {ground} background" for shape, colour, ground in ASKED]
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchEngine]:
-    engine = TorchEngine(tmp_path_factory.mktemp("none"), example_path=EXAMPLE)
-    yield engine
-    engine.close()
 
 
 def draw_all(engine: TorchEngine, prompts: Sequence[str], **fields: Any) -> list[Image.Image]:

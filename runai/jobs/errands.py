@@ -1,9 +1,10 @@
 """Work for clients that is no drawing: a child process each, one at a time.
 
 Theory of operation. Converting a model reads and writes gigabytes; in this process it would
-hold up drawing. So it is done by the same program as a child, and a thread waits for it and
-answers. `stop` interrupts the child, which then removes what it had begun to write, and
-joins the thread. The lock guards which child there is; nothing slow happens under it.
+hold up drawing. So it is done by the same program as a child, and a thread starts it, waits for
+it and answers. `stop` interrupts the child, which then removes what it had begun to write, and
+joins the thread. The lock guards whether an errand is under way, its child and `stop`'s word:
+whichever of `stop` and the thread comes second sees the other's and interrupts the child.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Errands:
     def __init__(self, words: Words | None) -> None:
         self._words = words
         self._lock = threading.Lock()
+        self._under_way = False
         self._child: subprocess.Popen[str] | None = None
         self._threads: list[threading.Thread] = []
         self._stopping = False
@@ -44,17 +46,17 @@ class Errands:
                 hint="Use `runai models convert`, or start the server with --allow-convert.",
                 field="action",
             )
+        thread = threading.Thread(
+            target=self._run, args=(self._words(asked), asked, answer), name="runai-errand"
+        )
         with self._lock:
             if self._stopping:
                 raise ServerStopping("The server is stopping.")
-            if self._child is not None:
+            if self._under_way:
                 raise QueueFull("Another model is being converted.", hint="Wait until it is done.")
-            child = self._child = _begin(self._words(asked))
-            thread = threading.Thread(
-                target=self._wait, args=(child, asked, answer), name="runai-errand"
-            )
-            self._threads = [t for t in self._threads if t.is_alive()] + [thread]
             thread.start()
+            self._under_way = True
+            self._threads = [t for t in self._threads if t.is_alive()] + [thread]
 
     def stop(self) -> None:
         """Interrupt what is under way and wait for it. Idempotent."""
@@ -66,28 +68,49 @@ class Errands:
         for thread in threads:
             thread.join()
 
-    def _wait(self, child: subprocess.Popen[str], asked: Convert, answer: Answer) -> None:
-        out, err = child.communicate()
+    def _run(self, words: Sequence[str], asked: Convert, answer: Answer) -> None:
+        try:
+            said = self._converted(words)
+        except RunAIError as error:
+            done: Event = Failed(id=asked.id, error=ErrorBody.of(error))
+        else:
+            done = Converted(id=asked.id, path=said)
         with self._lock:
-            self._child = None
-            stopped = self._stopping
+            self._under_way, self._child = False, None
+        answer(done)
+
+    def _converted(self, words: Sequence[str]) -> str:
+        """What the child has written. Raises the error that it ended with."""
+        child = _begin(words)
+        with self._lock:
+            self._child = child
+            stopping = self._stopping
+        if stopping:
+            _interrupt(child)
+        out, err = child.communicate()
         if child.returncode == 0:
-            answer(Converted(id=asked.id, path=out.strip()))
-            return
-        error = ServerStopping("The server is stopping.") if stopped else _error_in(err)
-        answer(Failed(id=asked.id, error=ErrorBody.of(error)))
+            return out.strip()
+        with self._lock:
+            stopping = self._stopping
+        raise ServerStopping("The server is stopping.") if stopping else _error_in(err)
 
 
 def _begin(words: Sequence[str]) -> subprocess.Popen[str]:
-    # in a group of its own: Ctrl-C is for the server, which then tells the child
-    return subprocess.Popen(
-        words,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    try:
+        # in a group of its own: Ctrl-C is for the server, which then tells the child
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise RunAIError(
+            f"The conversion cannot be started: {error.strerror or error}.",
+            hint="Use `runai models convert` on the server's computer.",
+        ) from error
 
 
 def _interrupt(child: subprocess.Popen[str]) -> None:

@@ -71,6 +71,17 @@ def test_a_child_that_breaks_is_our_fault(made: Callable[..., Made]) -> None:
     assert failed.error.message == "The conversion failed: ValueError: no."
 
 
+def test_a_child_that_cannot_be_started_is_an_answer_too() -> None:
+    answers: Queue[Event] = Queue()
+    errands = Errands(lambda asked: ["/nowhere/runai"])
+    for _ in range(2):  # and the next one may be tried
+        errands.start(ASKED, answers.put)
+        failed = answers.get(timeout=PATIENCE_S)
+        assert isinstance(failed, Failed) and "No such file" in failed.error.message
+        assert "runai models convert" in failed.error.hint
+    errands.stop()
+
+
 def test_one_at_a_time(made: Callable[..., Made]) -> None:
     waiting = made("import time; time.sleep(60)")
     waiting.start()

@@ -125,7 +125,7 @@ def _get(arguments: Namespace, base: Path) -> None:
     _fetch_all(repository, files, staged)
     folder = choice.is_folder(names)
     into = arguments.into and base / arguments.into
-    for path in _put(staged, place, base, into) if folder else _put_files(staged, base, into):
+    for path in [_put(staged, place, base)] if folder else _put_files(staged, base, into):
         print(path)
 
 
@@ -165,12 +165,12 @@ def _fetch_all(repository: hub.Repository, files: Sequence[hub.RemoteFile], stag
             hub.fetch(repository, file, staged, bar.update)
 
 
-def _put(staged: Path, place: Path | None, base: Path, into: Path | None) -> list[Path]:
+def _put(staged: Path, place: Path | None, base: Path) -> Path:
     if place is None:
         name = staged.name.rpartition("-")[0].rpartition("-")[0].partition("--")[2]
         place = base / _told(detection.identify_folder(staged), staged) / name
     place.parent.mkdir(parents=True, exist_ok=True)
-    return [Path(shutil.move(staged, place))]
+    return Path(shutil.move(staged, place))
 
 
 def _put_files(staged: Path, base: Path, into: Path | None) -> list[Path]:

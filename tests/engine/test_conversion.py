@@ -30,6 +30,7 @@ from runai.errors import (
     ModelUnsafe,
     ModelUnsupported,
     NoSpace,
+    OutOfMemory,
     VocabularyMissing,
 )
 
@@ -383,6 +384,22 @@ def test_a_full_disk_is_told_before_anything_is_written(
     with pytest.raises(NoSpace, match="GB are needed"):
         kit.convert(kit.folder, tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ckpt_that_memory_cannot_hold_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    """Of 4 TB of nothing, which take no room on the disk."""
+    header = {"a": {"dtype": "U8", "shape": [2**42], "data_offsets": [0, 2**42]}}
+    raw = json.dumps(header).encode()
+    source = tmp_path / "large.safetensors"
+    with source.open("wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.truncate(8 + len(raw) + 2**42)
+    planned = conversion.plan(source, tmp_path / "b.ckpt")
+    with pytest.raises(OutOfMemory, match=r"b\.ckpt takes 4398\.05 GB"):
+        planned.write()
+    assert [path.name for path in tmp_path.iterdir()] == ["large.safetensors"]
 
 
 def test_a_hostile_pickle_is_refused(tmp_path: Path) -> None:

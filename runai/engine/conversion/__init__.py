@@ -57,12 +57,20 @@ class Conversion:
     dropped: Sequence[str]
 
     @property
+    def form(self) -> Form:
+        return "diffusers" if "" not in self.files else form_of(self.target)
+
+    @property
     def total_bytes(self) -> int:
         return sum(size_of(piece) for file in self.files.values() for piece in file.values())
 
     def write(self, progress: Progress = lambda count: None, *, force: bool = False) -> None:
-        """Write it. Raises InvalidSetting if the target is there already and not `force`."""
+        """Write it. Raises InvalidSetting if the target is there already and not `force`, NoSpace
+        or OutOfMemory if there is too little of it.
+        """
         check_target(self.target, force=force)
+        if self.form == "ckpt":
+            singles.check_memory(self.target, self.total_bytes)
         self.target.parent.mkdir(parents=True, exist_ok=True)
         check_space(self.target.parent, self.total_bytes)
         part = self.target.with_name(f".{self.target.name}.part")
@@ -81,8 +89,7 @@ class Conversion:
         for name, pieces in self.files.items():
             path = part / name if name else part
             path.parent.mkdir(parents=True, exist_ok=True)
-            form = form_of(Path(name) if name else self.target)
-            if form == "ckpt":
+            if self.form == "ckpt":
                 singles.write_ckpt(path, pieces, progress)
             else:
                 singles.write_safetensors(path, pieces, self.metadata, progress)

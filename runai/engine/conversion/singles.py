@@ -31,7 +31,8 @@ from runai.engine.devices import Place
 from runai.engine.loading import names, networks, single
 from runai.engine.loading.names import Layout
 from runai.engine.loading.weights import DTYPES, Reader, Rows
-from runai.errors import ModelUnsupported
+from runai.engine.main_memory import available_memory
+from runai.errors import ModelUnsupported, OutOfMemory
 
 # what has more to it than a UNet, a VAE and text encoders
 MORE_TO_IT = ("depth", "low_res")
@@ -188,6 +189,17 @@ def write_safetensors(
             tensor = source.tensor(pieces[name])
             file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
             progress(size_of(pieces[name]))
+
+
+def check_memory(target: Path, total_bytes: int) -> None:
+    """Raise OutOfMemory if there is no room for what `write_ckpt` holds at once."""
+    free = available_memory()
+    if total_bytes > free:
+        raise OutOfMemory(
+            f"Writing {target.name} takes {total_bytes / 1e9:.2f} GB of memory; {free / 1e9:.2f} "
+            "GB are free.",
+            hint="Make a .safetensors of it, which takes next to none, or close other programs.",
+        )
 
 
 def write_ckpt(path: Path, pieces: Pieces, progress: Progress) -> None:

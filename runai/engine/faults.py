@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,7 @@ def device_errors() -> Iterator[None]:
         yield
     except _DEVICE_FAULTS as error:
         if is_out_of_memory(error):
+            traceback.clear_frames(error.__traceback__)  # they hold what had been computed
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             raise OutOfMemory("There is not enough memory on the device for this.") from error

@@ -1,9 +1,8 @@
 """How much memory a model will take, from its files alone, before anything is loaded.
 
-Headers of safetensors files tell the number of weights, the row of the arch (or a folder's JSON
-configurations) how wide the networks are; no weights are read and no torch is imported. Of a
-.ckpt only the size is known: it is taken for fp16 weights, which overestimates the common fp32
-ones. So are a folder's .bin files. What cannot be read is estimated as Stable Diffusion 1:
+Headers of safetensors files, and the pickles of torch's, tell the number of weights; the row of
+the arch (or a folder's JSON configurations) how wide the networks are. No weights are read, no
+pickle is run and no torch is imported. What cannot be read is estimated as Stable Diffusion 1:
 loading will say what is wrong with it.
 """
 
@@ -20,16 +19,16 @@ from typing import Any
 
 from PIL import Image
 
-from runai.engine import detection
+from runai.engine import detection, pickles
 from runai.engine.archs import ARCHS
 from runai.engine.catalogue import Entry
+from runai.engine.distillations import DISTILLATIONS
 from runai.engine.geometry import Extent, chosen
 from runai.engine.plan import Weights, Work
-from runai.errors import ModelBroken
+from runai.errors import ModelError
 from runai.schema.requests import GenerationRequest, TextToImage, Upscale
 
 FP32 = 4  # bytes of a number
-STORED = 2  # bytes of a number in a file that does not tell
 ENLARGED = 4  # how many times an upscaled picture's sides are the given one's
 # an editing UNet is guided by the text and by the picture
 _ROWS = {"picture": 3}
@@ -38,15 +37,19 @@ _ARCHS = {"v1": "sd1", "v2": "sd2-v", "xl": "sdxl"}
 _SAFETENSORS = (".safetensors", ".safetensor")
 _UNET, _VAE, _TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 _TEXT_XL = ("conditioner.embedders.0.", "conditioner.embedders.1.")
-_TEXT_FOLDERS = ("text_encoder", "text_encoder_2")
+_TEXT_FOLDERS = ("text_encoder", "text_encoder_2", "depth_estimator")
+_TOLD = f"{_UNET}time_embed.cond_proj.weight"
+Shapes = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
 class Footprint:
     """A model's weights in numbers (not bytes), and what `plan.Work` wants to know of it.
 
-    `native`: the side in pixels of a picture whose size nobody asked for. `rows`: of a UNet
-    call, for one guided picture. `upcasts`: whether an fp16 VAE is made fp32 to decode.
+    `texts`: its text encoders', and a depth estimator's. `native`: the side in pixels of a
+    picture whose size nobody asked for. `rows`: of a UNet call, for one guided picture;
+    `guidance`: of one whose guidance nobody asked for. `upcasts`: whether an fp16 VAE is made
+    fp32 to decode.
     """
 
     texts: tuple[int, ...]
@@ -57,6 +60,7 @@ class Footprint:
     vae_width: int = 256
     scale: int = 8
     rows: int = 2
+    guidance: float = 7.5
     upcasts: bool = False
 
     def weights(self, element: int) -> Weights:
@@ -67,8 +71,8 @@ class Footprint:
     def work(self, request: GenerationRequest, element: int, *, fp16: bool) -> Work:
         """One picture of the request, at `element` bytes a number; those may be `fp16`."""
         width, height = extent_of(request, self.native).size
-        unguided = request.guidance_scale is not None and request.guidance_scale <= 1
-        rows = 1 if unguided else self.rows
+        asked = request.guidance_scale
+        rows = self.rows if (self.guidance if asked is None else asked) > 1 else 1
         vae_element = FP32 if self.upcasts and fp16 else element
         widths = (self.unet_width, self.vae_width)
         return Work(width, height, rows, element, vae_element, *widths, self.scale)
@@ -80,10 +84,8 @@ def of(entry: Entry) -> Footprint:
     try:
         if entry.format == "diffusers":
             return _of_folder(entry)
-        if entry.format == "safetensors":
-            return _of_header(entry, detection.read_header(entry.path)[0])
-        return replace(_typical(entry), texts=(), unet=_count_file(entry.path), vae=0)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ModelBroken):
+        return _of_shapes(entry, _shapes(entry.path))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ModelError):
         return _typical(entry)
 
 
@@ -91,13 +93,18 @@ def of_vae(entry: Entry) -> int:
     """How many weights a VAE has that lies alone; 0 if it cannot be read."""
     try:
         return _count(entry.path) if entry.path.is_dir() else _count_file(entry.path)
-    except (OSError, ValueError, ModelBroken):
+    except (OSError, ValueError, ModelError):
         return 0
 
 
-def _typical(entry: Entry) -> Footprint:
-    """What models of an arch have in common, with the weights of Stable Diffusion 1."""
+def _typical(entry: Entry, *, told: bool = False) -> Footprint:
+    """What models of an arch have in common, with the weights of Stable Diffusion 1.
+
+    `told`: the UNet reads its guidance from an embedding, so a second row is no use to it.
+    """
     row = ARCHS[entry.arch or _ARCHS.get(entry.version or "", "sd1")]
+    few_steps = DISTILLATIONS.get(entry.distillation or "")
+    defaults = few_steps.defaults_for(told=told) if few_steps else row.defaults
     blocks = row.vae["block_out_channels"]
     return Footprint(
         texts=(123_060_480,),
@@ -107,7 +114,8 @@ def _typical(entry: Entry) -> Footprint:
         unet_width=row.unet["block_out_channels"][0],
         vae_width=_widest(blocks),
         scale=_scale(blocks),
-        rows=_ROWS.get(row.beside, 2),
+        rows=1 if told else _ROWS.get(row.beside, 2),
+        guidance=defaults.guidance_scale,
         upcasts=row.vae.get("force_upcast", False),
     )
 
@@ -126,14 +134,14 @@ def extent_of(request: GenerationRequest, native: int) -> Extent:
     return chosen(request.width, request.height, given)
 
 
-def _of_header(entry: Entry, shapes: Mapping[str, Sequence[int]]) -> Footprint:
+def _of_shapes(entry: Entry, shapes: Shapes) -> Footprint:
     counts = dict.fromkeys((_UNET, _VAE, _TEXT, *_TEXT_XL), 0)
     for name, shape in shapes.items():
         prefix = next((p for p in counts if name.startswith(p)), None)
         if prefix is not None:
             counts[prefix] += math.prod(shape)
     return replace(
-        _typical(entry),
+        _typical(entry, told=_TOLD in shapes),
         texts=tuple(counts[p] for p in (_TEXT, *_TEXT_XL) if counts[p]),
         unet=counts[_UNET],
         vae=counts[_VAE],
@@ -145,7 +153,7 @@ def _of_folder(entry: Entry) -> Footprint:
     blocks = vae["block_out_channels"]
     texts = (_count(entry.path / part) for part in _TEXT_FOLDERS)
     return replace(
-        _typical(entry),
+        _typical(entry, told=unet.get("time_cond_proj_dim") is not None),
         texts=tuple(count for count in texts if count),
         unet=_count(entry.path / "unet"),
         vae=_count(entry.path / "vae"),
@@ -182,6 +190,12 @@ def _count(folder: Path) -> int:
 
 
 def _count_file(file: Path) -> int:
-    if file.suffix not in _SAFETENSORS:
-        return file.stat().st_size // STORED
-    return sum(map(math.prod, detection.read_header(file)[0].values()))
+    return sum(map(math.prod, _shapes(file).values()))
+
+
+def _shapes(file: Path) -> Shapes:
+    """Of all tensors in a file. Raises a ModelError, or OSError."""
+    if file.suffix in _SAFETENSORS:
+        return detection.read_header(file)[0]
+    tensors = pickles.state_dict(pickles.read(file))
+    return {name: tensor.shape for name, tensor in tensors.items()}

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import headers
 import pytest
+import tiny
+import torch
 from drawn import as_base64, make_request, photo
 
-from runai.engine import footprint
+from runai.engine import footprint, loading
 from runai.engine.archs import ARCHS
 from runai.engine.catalogue import Entry
+from runai.engine.devices import Place
 from runai.engine.footprint import Footprint
+from runai.engine.held import weigh
 
 # millions of parameters, as published with the models
 SIZES = {
@@ -76,19 +80,72 @@ def test_only_sdxls_vae_decodes_in_fp32_and_only_in_fp16(tmp_path: Path) -> None
     assert of(tmp_path, "sd1").work(make_request(), 2, fp16=True).vae_element == 2
 
 
-def test_of_a_ckpt_the_size_counts(tmp_path: Path) -> None:
-    path = tmp_path / "m.ckpt"
-    path.write_bytes(bytes(1000))
-    known = footprint.of(Entry("m", "v1", "ckpt", path))
-    assert known.weights(2).total == 1000
+@pytest.mark.parametrize("nested", [True, False])
+def test_of_a_ckpt_the_weights_count_and_not_their_format_nor_averages_of_them(
+    tmp_path: Path, nested: bool
+) -> None:
+    weights = {
+        "model.diffusion_model.a": torch.zeros(30, 10),
+        "model_ema.diffusion_modela": torch.zeros(30, 10),
+        "first_stage_model.b": torch.zeros(20, dtype=torch.float64),
+        "cond_stage_model.c": torch.zeros(10, dtype=torch.float16),
+    }
+    torch.save({"state_dict": weights, "epoch": 1} if nested else weights, tmp_path / "m.ckpt")
+    known = footprint.of(Entry("m", "v1", "ckpt", tmp_path / "m.ckpt"))
+    assert (known.unet, known.vae, known.texts) == (300, 20, (10,))
     assert known.unet_width == 320
+
+
+@pytest.mark.parametrize(
+    ("distillation", "told", "asked", "rows"),
+    [
+        (None, False, None, 2),
+        ("turbo", False, None, 1),
+        ("lcm", False, None, 1),
+        ("turbo", False, 5.0, 2),
+        ("lcm", True, None, 1),
+        ("lcm", True, 8.0, 1),
+        (None, True, 8.0, 1),
+    ],
+)
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_picture_without_guidance_takes_one_row_whoever_decided_that(
+    tmp_path: Path,
+    distillation: str | None,
+    told: bool,
+    asked: float | None,
+    rows: int,
+    folder: bool,
+) -> None:
+    if folder:
+        path = tiny.write_model(tmp_path / "m", "sd1-lcm" if told else "sd1")
+    else:
+        cond = {"model.diffusion_model.time_embed.cond_proj.weight": ["F16", [320, 256]]}
+        path = headers.write(
+            tmp_path / "m.safetensors", {**headers.rows("sd1"), **(cond if told else {})}
+        )
+    kind = "diffusers" if folder else "safetensors"
+    known = footprint.of(Entry("m", "v1", kind, path, arch="sd1", distillation=distillation))
+    assert known.work(make_request(guidance_scale=asked), 2, fp16=True).rows == rows
+
+
+def test_a_depth_estimator_counts(tmp_path: Path) -> None:
+    path = tiny.write_model(tmp_path / "m", "sd2-depth")
+    model = loading.load(
+        Entry("m", "v2", "diffusers", path, arch="sd2-depth"),
+        Place(torch.device("cpu"), torch.float32),
+        [tmp_path],
+    )
+    known = footprint.of(Entry("m", "v2", "diffusers", path, arch="sd2-depth"))
+    assert len(known.texts) == 2
+    assert known.weights(4).total == pytest.approx(weigh(model).total, rel=0.03)
 
 
 def test_one_set_of_weights_of_a_folder_counts(tmp_path: Path) -> None:
     rows = headers.rows("vae")
     for name in ("w.safetensors", "w.fp16.safetensors"):
         headers.write(tmp_path / name, rows)
-    (tmp_path / "w.bin").write_bytes(bytes(100))
+    torch.save({"w": torch.zeros(5)}, tmp_path / "w.bin")
     alone = headers.write(tmp_path / "alone" / "vae.safetensors", rows)
     one = footprint.of_vae(Entry("v", "v1", "safetensors", alone, kind="vae"))
     assert one > 80_000_000

@@ -1,4 +1,4 @@
-"""LoRA files: from tensor names to what each layer of a model gets.
+"""LoRA files: from tensor names to what each layer of a model gets, before any is read.
 
 A name is a layer's (`loras_names`), then a suffix that says the tensor's role in what is added
 (`loras_additions`). All trainers' suffixes are one table; none needs to be told apart from the
@@ -13,52 +13,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
+from runai.engine.loading.weights import Stored
 from runai.engine.loras_names import flat, part_and_layer
+from runai.engine.loras_roles import FOREIGN, ROLES
 from runai.errors import ModelUnsupported
 
-Tensors = Mapping[str, torch.Tensor]
+Parts = dict[str, Stored]  # by role
 Layer = tuple[str, str]  # part of the model, flat name
 _ADAPTER = "lora_adapter_metadata"
 
-# suffix -> role; kohya's, PEFT's, diffusers' older ones, LyCORIS'
-_ROLES = {
-    ".lora_down.weight": "down",
-    ".lora_up.weight": "up",
-    ".lora_mid.weight": "mid",
-    ".lora_A.weight": "down",
-    ".lora_B.weight": "up",
-    ".lora_A.default.weight": "down",
-    ".lora_B.default.weight": "up",
-    ".lora.down.weight": "down",
-    ".lora.up.weight": "up",
-    ".lora_linear_layer.down.weight": "down",
-    ".lora_linear_layer.up.weight": "up",
-    "_lora.down.weight": "down",
-    "_lora.up.weight": "up",
-    ".alpha": "alpha",
-    ".lora.alpha": "alpha",
-    "_lora.alpha": "alpha",
-    ".dora_scale": "magnitude",
-    ".lora_magnitude_vector": "magnitude",
-    ".lora_magnitude_vector.weight": "magnitude",
-    ".lora_magnitude_vector.default.weight": "magnitude",
-    **{f".hada_{x}": f"hada_{x}" for x in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
-    **{f".lokr_{x}": f"lokr_{x}" for x in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
-    ".scalar": "scalar",
-    ".diff": "diff",
-    ".diff_b": "diff_b",
-    ".weight": "weight",
-    ".on_input": "on_input",
-}
-_BY_LENGTH = sorted(_ROLES, key=len, reverse=True)
+_BY_LENGTH = sorted(ROLES, key=len, reverse=True)
 # what a role cannot do without
 _NEEDS = {
     "down": {"up"},
     "up": {"down"},
     "mid": {"down"},
     "magnitude": {"down"},
+    "magnitudes": {"down"},
     "alpha": set(),
     "weight": {"on_input"},
     "on_input": {"weight"},
@@ -66,21 +37,13 @@ _NEEDS = {
     "lokr_w1_a": {"lokr_w1_b"},
     "lokr_w2_a": {"lokr_w2_b"},
 }
-_FOREIGN = {
-    ".oft_blocks": "OFT",
-    ".oft_diag": "OFT",
-    ".oft_R.weight": "OFT",
-    ".boft_R": "BOFT",
-    ".a1.weight": "GLoRA",
-    ".vera_lambda_b": "VeRA",
-}
 
 
 @dataclass(frozen=True)
 class Content:
     """What a file holds, by layer and role. `unknown`: names that no table knows."""
 
-    layers: dict[Layer, dict[str, torch.Tensor]]
+    layers: dict[Layer, Parts]
     unknown: list[str] = field(default_factory=list)
     alphas: dict[str, Any] = field(default_factory=dict)
 
@@ -94,20 +57,20 @@ class Content:
         return said.get("lora_alpha")
 
 
-def sort(tensors: Tensors, metadata: Mapping[str, str], name: str) -> Content:
+def sort(rows: Mapping[str, Stored], metadata: Mapping[str, str], name: str) -> Content:
     """Sort a file's tensors by layer and role. Raises ModelUnsupported for kinds not known.
 
     `name`: what the user calls the file.
     """
-    layers: dict[Layer, dict[str, torch.Tensor]] = {}
+    layers: dict[Layer, Parts] = {}
     unknown: list[str] = []
-    for key, tensor in tensors.items():
+    for key, row in rows.items():
         suffix = next((s for s in _BY_LENGTH if key.endswith(s)), None)
         if suffix is None:
             _refuse_foreign(key, name)
             unknown.append(key)
             continue
-        role = _ROLES[suffix]
+        role = ROLES[suffix]
         # PEFT's has one number an output, whatever its form; kohya's form says along what
         value = tensor.flatten() if suffix.startswith(".lora_magnitude") else tensor
         layers.setdefault(part_and_layer(key.removesuffix(suffix)), {})[role] = value
@@ -116,13 +79,13 @@ def sort(tensors: Tensors, metadata: Mapping[str, str], name: str) -> Content:
     return Content(whole, unknown, _alphas(metadata))
 
 
-def _is_whole(parts: Mapping[str, torch.Tensor]) -> bool:
+def _is_whole(parts: Parts) -> bool:
     """Whether nothing is missing and it is more than an alpha."""
     return set(parts) != {"alpha"} and all(_NEEDS.get(role, set()) <= set(parts) for role in parts)
 
 
 def _refuse_foreign(key: str, name: str) -> None:
-    for suffix, kind in _FOREIGN.items():
+    for suffix, kind in FOREIGN.items():
         if key.endswith(suffix):
             raise ModelUnsupported(
                 f"{name} is of the kind {kind}, which is not supported.",

@@ -254,6 +254,28 @@ def test_of_two_loras_that_a_trainer_named_alike_none_is_guessed(tmp_path: Path)
     assert "lora/one" in caught.value.hint and "lora/two" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    "endings",
+    [
+        {".weight": [320, 1], ".on_input": []},
+        {".diff": [320, 768], ".diff_b": [320]},
+        {".diff_b": [320]},
+        {".lora_down.weight": [4, 768], ".lora_up.weight": [320, 4]},
+        {".lokr_w1": [4, 4], ".lokr_w2": [80, 192]},
+        {".hada_w1_a": [320, 4], ".hada_w1_b": [4, 768]},
+        {"_lora.down.weight": [4, 768], "_lora.up.weight": [320, 4]},
+    ],
+)
+def test_every_kind_of_lora_that_can_be_read_is_listed(
+    tmp_path: Path, endings: dict[str, list[int]]
+) -> None:
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    rows = {f"{layer}{ending}": ["F16", shape] for ending, shape in endings.items()}
+    headers.write(tmp_path / "Lora" / "one.safetensors", rows)
+    catalogue = Catalogue([tmp_path])
+    assert [entry.kind for entry in catalogue.entries()] == ["lora"], catalogue.unusable()
+
+
 def test_kinds_are_named_apart(base: Path) -> None:
     catalogue = Catalogue([base])
     assert catalogue.find("ink", kind="lora").kind == "lora"

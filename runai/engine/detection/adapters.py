@@ -8,22 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from runai.engine.archs import ARCHS
+from runai.engine.loras_roles import MARKS
+
 Shapes = Mapping[str, Sequence[int]]
-WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl-refiner"}
-LORA_MARKS = (
-    "lora_down",
-    "lora_up",
-    "lora_A",
-    "lora_B",
-    ".lora.down",
-    "lora_linear_layer",
-    "hada_w1",
-    "lokr_w",
-    "oft_blocks",
-    "oft_diag",
-    "glora",
-    "dora_scale",
-)
+# width of the text that a UNet reads -> arch, and that of the last of its text encoders
+WIDTHS: dict[int, str] = {}
+_TEXT_WIDTHS: dict[int, str] = {}
+for _arch in ARCHS.values():
+    WIDTHS.setdefault(_arch.unet["cross_attention_dim"], _arch.name)
+    _TEXT_WIDTHS.setdefault(_arch.texts[-1].config["hidden_size"], _arch.name)
 # (metadata, how its value begins, arch)
 _BASES = (
     ("ss_base_model_version", "sdxl", "sdxl"),
@@ -50,6 +44,11 @@ _SECOND_TEXT = ("lora_te2_", "text_encoder_2.", "lycoris_te2_")
 _XL_ONLY = ("transformer_blocks_1_", "transformer_blocks.1.")
 
 
+def is_lora(names: str) -> bool:
+    """`names`: all, each between two ends of lines."""
+    return any(f"{mark}\n" in names for mark in MARKS)
+
+
 def base_of_lora(shapes: Shapes, names: str, metadata: Mapping[str, str]) -> str:
     """The arch a LoRA is for, or empty if nothing tells."""
     width = _input_width(shapes, _TEXT_KEYS)
@@ -58,7 +57,7 @@ def base_of_lora(shapes: Shapes, names: str, metadata: Mapping[str, str]) -> str
     elif any(mark in names for mark in (*_SECOND_TEXT, *_XL_ONLY)):
         arch = "sdxl"
     else:
-        arch = {768: "sd1", 1024: "sd2"}.get(_input_width(shapes, _OWN_KEYS), "")
+        arch = _TEXT_WIDTHS.get(_input_width(shapes, _OWN_KEYS), "")
     said = base_in(metadata)
     # the shapes cannot tell the two kinds of SD 2 apart
     return said if not arch or (arch == "sd2" and said == "sd2-v") else arch
@@ -101,4 +100,4 @@ def base_of_embedding(shapes: Shapes) -> str | None:
     said = all(name == "emb_params" or (name[0] + name[-1]) == "<>" for name in rows if name)
     if len(widths) > 1 or not (said or (len(rows) == 1 and widths & WIDTHS.keys())):
         return None
-    return {768: "sd1", 1024: "sd2", 1280: "sdxl"}.get(widths.pop(), "")
+    return _TEXT_WIDTHS.get(widths.pop(), "")

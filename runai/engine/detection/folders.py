@@ -14,13 +14,13 @@ from typing import Any
 from pydantic_core import from_json
 
 from runai.engine.archs import ARCHS
+from runai.engine.detection.adapters import WIDTHS
 from runai.engine.detection.finding import Finding, broken, foreign
 from runai.engine.detection.metadata import distillation_of
 from runai.schema.events import Version
 
 MAX_CONFIG_BYTES = 2**20
 Config = Mapping[str, Any]
-_WIDTHS: dict[int, Version] = {768: "v1", 1024: "v2", 2048: "xl", 1280: "xl"}
 # (version, channels in) -> arch
 _ARCHS = {
     ("v1", 4): "sd1",
@@ -115,9 +115,11 @@ def _version(unet: Config, prediction: str, version: Version | None) -> Version:
         return "xl"
     if unet.get("num_class_embeds"):
         return "v2"  # the upscaler
-    known = _WIDTHS.get(unet.get("cross_attention_dim", 0))
+    known = WIDTHS.get(unet.get("cross_attention_dim", 0))
+    if known is not None:
+        return ARCHS[known].version
     velocity = prediction == "v_prediction" or bool(unet.get("use_linear_projection"))
-    return known or ("v2" if velocity else None) or version or "v1"
+    return ("v2" if velocity else None) or version or "v1"
 
 
 def _arch(index: Config, unet: Config, version: Version, prediction: str) -> str:

@@ -67,10 +67,10 @@ def identify_tensors(
     shapes: Shapes, said: Mapping[str, str], beside: Mapping[str, Any] | None = None
 ) -> Finding:
     """What tensors of these names and shapes are. `beside`: what else lay in the file."""
-    names = "\n" + "\n".join(shapes)
+    names = "\n" + "\n".join([*shapes, ""])
     if checkpoints.FIRST in shapes:
         found = _checkpoint(shapes, names, said, beside or {})
-    elif any(mark in names for mark in adapters.LORA_MARKS):
+    elif adapters.is_lora(names):
         found = _lora(shapes, names, said)
     else:
         found = _small(shapes, names, said)

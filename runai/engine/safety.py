@@ -21,11 +21,11 @@ from safetensors import SafetensorError
 from runai.engine.catalogue import Entry
 from runai.engine.devices import Place, is_out_of_memory
 from runai.engine.images import Picture
+from runai.engine.weight_names import HALF, PLAIN
 from runai.errors import FilterMissing, OutOfMemory
 from runai.schema.requests import GenerationRequest
 
 FOLDER = Path("CompVis/stable-diffusion-safety-checker")
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 Missing = Literal["error", "warn"]
 # what the libraries raise for files that are damaged or do not belong together
 BROKEN = (
@@ -137,7 +137,7 @@ def _read(processor: Path, checker: Path, place: Place) -> tuple[Any, Any]:
         checker,
         local_files_only=True,
         torch_dtype=place.dtype,
-        variant=None if any((checker / name).is_file() for name in WEIGHTS) else "fp16",
+        variant=None if any((checker / name).is_file() for name in PLAIN) else HALF[1:],
         output_loading_info=True,
     )
     # transformers fills what a file lacks with random numbers: a filter that lets all through

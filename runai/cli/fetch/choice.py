@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import PurePosixPath
 
+from runai.engine.weight_names import STEMS
 from runai.errors import InvalidSetting
 
 INDEX, CONFIG = "model_index.json", "config.json"
@@ -37,12 +38,13 @@ COMPONENTS = (
 )
 CONFIGURATION = (".json", ".txt", ".model")
 SINGLE = (".safetensors", ".ckpt", ".pt", ".bin")
+_ENDINGS = "|".join(STEMS)
 # stem, variant, shard, ending, and the index of shards: diffusers' and transformers' names
 _WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)"
-    r"(?:\.(?P<variant>(?!safetensors|bin)\w+))?"
+    rf"(?:{'|'.join(stem for stems in STEMS.values() for stem in stems)})"
+    rf"(?:\.(?P<variant>(?!{_ENDINGS})\w+))?"
     r"(?:-\d{5}-of-\d{5})?"
-    r"\.(?P<ending>safetensors|bin)(?:\.index(?:\.(?P<indexed>\w+))?\.json)?"
+    rf"\.(?P<ending>{_ENDINGS})(?:\.index(?:\.(?P<indexed>\w+))?\.json)?"
 )
 
 

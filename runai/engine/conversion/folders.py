@@ -20,11 +20,12 @@ from runai.engine.conversion.pieces import Model, Part, Pieces, part_of, text_na
 from runai.engine.loading import names, networks
 from runai.engine.loading.folders import config_of, weights_of
 from runai.engine.loading.weights import Rows, read_index
+from runai.engine.weight_names import STEMS
 from runai.errors import ModelUnsupported
 
 INDEX = "model_index.json"
-WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
-TEXT_WEIGHTS = "model"
+_NETWORK, _TEXT = STEMS["safetensors"]
+WEIGHTS = {"unet": _NETWORK, "vae": _NETWORK}
 _SD = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 # what beside the latents its UNet reads -> the pipelines of the two families
 PIPELINES = {
@@ -103,7 +104,7 @@ def arranged(model: Model) -> dict[str, Pieces]:
     for name, part in model.parts.items():
         is_text = name not in WEIGHTS
         pieces = {_text_name(n): p for n, p in part.pieces.items()} if is_text else part.pieces
-        files[f"{name}/{WEIGHTS.get(name, TEXT_WEIGHTS)}.safetensors"] = pieces
+        files[f"{name}/{WEIGHTS.get(name, _TEXT)}.safetensors"] = pieces
     return files
 
 

@@ -19,19 +19,9 @@ from runai.engine.archs import Arch, Config, TextEncoding
 from runai.engine.loading import names, networks
 from runai.engine.loading.weights import Reader, Rows, read_index
 from runai.engine.model import DepthEstimator, TextEncoder
+from runai.engine.weight_names import HALF, WEIGHTS
 from runai.errors import ModelBroken, ModelUnsupported
 
-# diffusers' and transformers' names for weights, best first; each also as shards
-WEIGHTS = (
-    "diffusion_pytorch_model.safetensors",
-    "model.safetensors",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "model.fp16.safetensors",
-    "diffusion_pytorch_model.bin",
-    "pytorch_model.bin",
-    "diffusion_pytorch_model.fp16.bin",
-    "pytorch_model.fp16.bin",
-)
 _PROCESSOR = "preprocessor_config.json"
 
 
@@ -95,8 +85,8 @@ def weights_of(folder: Path) -> Rows:
 
 def _indexes(folder: Path, name: str) -> list[Path]:
     """The index of shards that stand for a file of weights, if there is one."""
-    variant = ".fp16" if ".fp16." in name else ""
-    plain = name.replace(".fp16.", ".")
+    variant = HALF if f"{HALF}." in name else ""
+    plain = name.replace(f"{HALF}.", ".")
     candidates = [folder / f"{plain}.index{variant}.json", folder / f"{name}.index.json"]
     return [path for path in candidates if path.is_file()]
 

@@ -12,15 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from runai.engine import finish, loading, step_loop
+from runai.engine import loading, step_loop
 from runai.engine.admission import Admission
 from runai.engine.cache import ModelCache
 from runai.engine.catalogue import Catalogue
 from runai.engine.devices import choose
-from runai.engine.drawing import PREVIEW_EVERY, Drawing
+from runai.engine.drawing import Drawing
 from runai.engine.faults import device_errors
 from runai.engine.fitting import Fitting
 from runai.engine.loras import LoraShelf
+from runai.engine.pictures import Pictures
 from runai.engine.safety import Missing, SafetyFilter
 from runai.engine.starts import Sample
 from runai.engine.watermark import Watermark
@@ -32,7 +33,6 @@ from runai.schema.events import (
     JobEvent,
     Memory,
     ModelInfo,
-    Preview,
     Unusable,
 )
 from runai.schema.limits import Limits
@@ -80,12 +80,12 @@ class TorchEngine:
         self._drawings: dict[str, Drawing] = {}
         self._fitting = Fitting(self._cache, self._drawings)
         self._filter = SafetyFilter(paths, place, self._folders, nsfw_filter_missing)
-        self._watermark = Watermark(watermark_missing)
+        watermark = Watermark(watermark_missing)
         self._shelf = LoraShelf(self._catalogue)
         self._admission = Admission(
-            self._catalogue, self._shelf, self._filter, self._watermark, limits or Limits()
+            self._catalogue, self._shelf, self._filter, watermark, limits or Limits()
         )
-        self._previewer = finish.Previewer()
+        self._pictures = Pictures(self._fitting, self._filter, watermark)
         self._turn = 0
 
     # --- what there is ---------------------------------------------------------------
@@ -146,7 +146,8 @@ class TorchEngine:
         self._drawings[key] = drawing
 
     def step(self) -> list[Outcome]:
-        """One turn of the loop; see Engine.step."""
+        """One turn of the loop; see Engine.step. What idles meanwhile is let go of, too."""
+        self.rest()
         active = {s: d for d in self._drawings.values() for s in d.unfinished}
         ready = step_loop.choose(active, self._max_batch)
         if not ready:
@@ -206,48 +207,16 @@ class TorchEngine:
             if sample not in batch:
                 continue
             if not sample.done:
-                yield from self._previews(drawing, index, sample)
+                yield from ((drawing.key, p) for p in self._pictures.preview(drawing, index))
                 continue
             try:
-                self._complete(drawing, index)
+                self._pictures.complete(drawing, index)
             except RunAIError as error:
                 yield from self._fail({drawing.key}, error)
                 return
         if drawing.finished:
             del self._drawings[drawing.key]
             yield drawing.key, drawing.completed()
-
-    def _complete(self, drawing: Drawing, index: int) -> None:
-        while index not in drawing.pictures:
-            try:
-                with device_errors():
-                    self._decode(drawing, index)
-            except OutOfMemory as error:
-                self._fitting.step_down(drawing, error)
-
-    def _decode(self, drawing: Drawing, index: int) -> None:
-        model, plan = drawing.model, drawing.plan
-        self._fitting.arrange(model)
-        picture = finish.decode(model, drawing.samples[index].latents, tiled=plan.tiled)
-        request, nsfw = drawing.request, False
-        if request.nsfw_filter and not model.entry.example:
-            picture, nsfw = self._filter.check(picture)
-        if request.watermark and not nsfw:
-            picture, notes = self._watermark.mark(picture, model.arch.version)
-            drawing.notes = tuple(dict.fromkeys((*drawing.notes, *notes)))
-        drawing.add(index, picture, nsfw=nsfw)
-
-    def _previews(self, drawing: Drawing, index: int, sample: Sample) -> Iterator[Outcome]:
-        if sample.estimate is None or sample.position % PREVIEW_EVERY:
-            return
-        try:
-            with device_errors():
-                png = self._previewer.draw(drawing.model, sample.estimate)
-        except RunAIError:  # a picture without previews is better than none
-            sample.wants_estimate, sample.estimate = False, None
-            return
-        preview = Preview(id=drawing.request.id, index=index, step=sample.position, png=png)
-        yield drawing.key, preview
 
     def _fail(self, keys: set[str], error: RunAIError) -> list[Outcome]:
         body = ErrorBody.of(error)

@@ -128,8 +128,20 @@ def test_an_arrangement_serves_the_same_parts_and_plan_only() -> None:
     assert offload.serves(model, "offload")
     assert not offload.serves(model, "sequential")
     assert not offload.serves(replace(model, vae=Part("other", [])), "offload")
-    assert full.serves(model, "tiling")
     assert not full.serves(model, "offload")
+
+
+def test_an_arrangement_that_keeps_all_serves_whatever_is_there() -> None:
+    """A VAE may be shared with a model that another plan arranges."""
+    model = model_of([])
+    full = Arrangement(model, "full")
+    assert full.serves(model, "tiling")
+    assert not full.serves(replace(model, vae=Part("other", [])), "full")
+    other = replace(model_of([]), vae=model.vae)
+    Arrangement(other, "offload")
+    assert not full.serves(model, "full")
+    Arrangement(model, "full")
+    assert full.serves(model, "full")
 
 
 # --- real networks, on a processor -------------------------------------------------------

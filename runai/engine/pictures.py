@@ -1,0 +1,62 @@
+"""The pictures of drawings: finished ones, checked and marked as the request wants, and previews.
+
+A finished picture that memory is too short for is made again by a plan that needs less; a
+preview is not worth that. What latents become is `finish`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from runai.engine import finish
+from runai.engine.drawing import PREVIEW_EVERY, Drawing
+from runai.engine.faults import device_errors
+from runai.engine.fitting import Fitting
+from runai.engine.safety import SafetyFilter
+from runai.engine.watermark import Watermark
+from runai.errors import OutOfMemory, RunAIError
+from runai.schema.events import Preview
+
+
+class Pictures:
+    """Makes them, and keeps what it learns of a model for its previews."""
+
+    def __init__(self, fitting: Fitting, safety: SafetyFilter, watermark: Watermark) -> None:
+        self._fitting = fitting
+        self._filter = safety
+        self._watermark = watermark
+        self._previewer = finish.Previewer()
+
+    def complete(self, drawing: Drawing, index: int) -> None:
+        """Add the picture of a sample that is done. Raises a RunAIError if there can be none."""
+        while index not in drawing.pictures:
+            try:
+                with device_errors():
+                    self._decode(drawing, index)
+            except OutOfMemory as error:
+                self._fitting.step_down(drawing, error)
+
+    def preview(self, drawing: Drawing, index: int) -> Iterator[Preview]:
+        """What a sample looks like at this step, if that is wanted now."""
+        sample = drawing.samples[index]
+        if sample.estimate is None or sample.position % PREVIEW_EVERY:
+            return
+        try:
+            with device_errors():
+                png = self._previewer.draw(drawing.model, sample.estimate)
+        except RunAIError:  # a picture without previews is better than none
+            sample.wants_estimate, sample.estimate = False, None
+            return
+        yield Preview(id=drawing.request.id, index=index, step=sample.position, png=png)
+
+    def _decode(self, drawing: Drawing, index: int) -> None:
+        model, plan = drawing.model, drawing.plan
+        self._fitting.arrange(model)
+        picture = finish.decode(model, drawing.samples[index].latents, tiled=plan.tiled)
+        request, nsfw = drawing.request, False
+        if request.nsfw_filter and not model.entry.example:
+            picture, nsfw = self._filter.check(picture)
+        if request.watermark and not nsfw:
+            picture, notes = self._watermark.mark(picture, model.arch.version)
+            drawing.notes = tuple(dict.fromkeys((*drawing.notes, *notes)))
+        drawing.add(index, picture, nsfw=nsfw)

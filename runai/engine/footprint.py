@@ -20,8 +20,10 @@ from typing import Any
 from PIL import Image
 
 from runai.engine import detection, pickles
-from runai.engine.archs import ARCHS
+from runai.engine.archs import ARCHS, Arch
 from runai.engine.catalogue import Entry
+from runai.engine.detection.checkpoints import TOLD, UNET, VAE
+from runai.engine.detection.header import SAFETENSORS
 from runai.engine.distillations import DISTILLATIONS
 from runai.engine.geometry import Extent, chosen
 from runai.engine.plan import Weights, Work
@@ -34,11 +36,7 @@ ENLARGED = 4  # how many times an upscaled picture's sides are the given one's
 _ROWS = {"picture": 3}
 # of a file that does not tell
 _ARCHS = {"v1": "sd1", "v2": "sd2-v", "xl": "sdxl"}
-_SAFETENSORS = (".safetensors", ".safetensor")
-_UNET, _VAE, _TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
-_TEXT_XL = ("conditioner.embedders.0.", "conditioner.embedders.1.")
 _TEXT_FOLDERS = ("text_encoder", "text_encoder_2", "depth_estimator")
-_TOLD = f"{_UNET}time_embed.cond_proj.weight"
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -102,7 +100,7 @@ def _typical(entry: Entry, *, told: bool = False) -> Footprint:
 
     `told`: the UNet reads its guidance from an embedding, so a second row is no use to it.
     """
-    row = ARCHS[entry.arch or _ARCHS.get(entry.version or "", "sd1")]
+    row = _row(entry)
     few_steps = DISTILLATIONS.get(entry.distillation or "")
     defaults = few_steps.defaults_for(told=told) if few_steps else row.defaults
     blocks = row.vae["block_out_channels"]
@@ -120,6 +118,10 @@ def _typical(entry: Entry, *, told: bool = False) -> Footprint:
     )
 
 
+def _row(entry: Entry) -> Arch:
+    return ARCHS[entry.arch or _ARCHS.get(entry.version or "", "sd1")]
+
+
 def extent_of(request: GenerationRequest, native: int) -> Extent:
     """The size that will be drawn. Of a picture that cannot be read, the native one."""
     if isinstance(request, TextToImage):
@@ -135,16 +137,17 @@ def extent_of(request: GenerationRequest, native: int) -> Extent:
 
 
 def _of_shapes(entry: Entry, shapes: Shapes) -> Footprint:
-    counts = dict.fromkeys((_UNET, _VAE, _TEXT, *_TEXT_XL), 0)
+    texts = [text.prefix for text in _row(entry).texts]
+    counts = dict.fromkeys((UNET, VAE, *texts), 0)
     for name, shape in shapes.items():
         prefix = next((p for p in counts if name.startswith(p)), None)
         if prefix is not None:
             counts[prefix] += math.prod(shape)
     return replace(
-        _typical(entry, told=_TOLD in shapes),
-        texts=tuple(counts[p] for p in (_TEXT, *_TEXT_XL) if counts[p]),
-        unet=counts[_UNET],
-        vae=counts[_VAE],
+        _typical(entry, told=TOLD in shapes),
+        texts=tuple(counts[p] for p in texts if counts[p]),
+        unet=counts[UNET],
+        vae=counts[VAE],
     )
 
 
@@ -195,7 +198,7 @@ def _count_file(file: Path) -> int:
 
 def _shapes(file: Path) -> Shapes:
     """Of all tensors in a file. Raises a ModelError, or OSError."""
-    if file.suffix in _SAFETENSORS:
+    if file.suffix.lower() in SAFETENSORS:
         return detection.read_header(file)[0]
     tensors = pickles.state_dict(pickles.read(file))
     return {name: tensor.shape for name, tensor in tensors.items()}

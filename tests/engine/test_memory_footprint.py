@@ -88,7 +88,7 @@ def test_of_a_ckpt_the_weights_count_and_not_their_format_nor_averages_of_them(
         "model.diffusion_model.a": torch.zeros(30, 10),
         "model_ema.diffusion_modela": torch.zeros(30, 10),
         "first_stage_model.b": torch.zeros(20, dtype=torch.float64),
-        "cond_stage_model.c": torch.zeros(10, dtype=torch.float16),
+        "cond_stage_model.transformer.c": torch.zeros(10, dtype=torch.float16),
     }
     torch.save({"state_dict": weights, "epoch": 1} if nested else weights, tmp_path / "m.ckpt")
     known = footprint.of(Entry("m", "v1", "ckpt", tmp_path / "m.ckpt"))

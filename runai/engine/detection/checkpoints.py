@@ -16,7 +16,9 @@ Shapes = Mapping[str, Sequence[int]]
 UNET = "model.diffusion_model."
 FIRST = UNET + "input_blocks.0.0.weight"
 _KEYS = ".attn2.to_k.weight"
-_VAE = "first_stage_model."
+VAE = "first_stage_model."
+# by this a distilled UNet is told how much to be guided
+TOLD = UNET + "time_embed.cond_proj.weight"
 # tensors of a whole UNet of the published size
 UNET_TENSORS = {
     "sd1": 686,
@@ -85,7 +87,7 @@ def _pruned(names: str) -> str:
 def _incomplete(arch: Arch, shapes: Shapes, names: str) -> Finding | None:
     """What is missing of a model, if anything that nothing else can stand in for."""
     if not all(f"\n{row.prefix}" in names for row in arch.texts):
-        alone = f"\n{_VAE}" not in names
+        alone = f"\n{VAE}" not in names
         return foreign("it is a UNet alone" if alone else "its text encoder is missing")
     count, whole = names.count(f"\n{UNET}"), UNET_TENSORS[arch.name]
     if shapes[FIRST][0] == arch.unet["block_out_channels"][0] and count < whole:

@@ -58,7 +58,6 @@ OTHERS = (
 )
 _ENOUGH = 4_000  # characters: of another family's LoRA every other name has the mark
 VAE_PREFIXES = ("first_stage_model.", "", "vae.")
-_COND = f"{checkpoints.UNET}time_embed.cond_proj.weight"
 # The steps that Stability AI's own SD 2 files were trained for, as their model cards give them
 _STEPS = {875000: "epsilon", 220000: "epsilon", 140000: "v_prediction", 110000: "v_prediction"}
 
@@ -98,7 +97,7 @@ def _checkpoint(
         arch="sd2-v" if velocity else found.arch,
         prediction=prediction,
         zero_snr="ztsnr" in shapes or said.get("ss_zero_terminal_snr") == "True",
-        distillation="lcm" if _COND in shapes else None,
+        distillation="lcm" if checkpoints.TOLD in shapes else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shlex
@@ -10,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from runai.cli import COMMANDS, convert, get, main, options
+from runai.cli import COMMANDS, convert, get, main, options, wiring
 from runai.cli.exit_codes import MEANINGS
 from runai.cli.fetch import vocabulary
 from runai.cli.fetch.wellknown import WELL_KNOWN
+from runai.engine.catalogue import Catalogue
 from runai.engine.conversion import form_of
 from runai.schema import codec
 from runai.settings import ROWS, SWITCH, Row
@@ -49,6 +51,19 @@ def test_every_command_and_option_in_the_examples_exists() -> None:
         words = line.partition("#")[0].split()[1:]
         assert not words or words[0].startswith("-") or words[0] in COMMANDS
         assert {word for word in words if re.match(r"--?[a-z]", word)} <= known, line
+
+
+LORAS = re.findall(r"^runai generate (.*--lora [^#\n]*)", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", LORAS)
+def test_what_the_readme_draws_with_comes_along(line: str) -> None:
+    parser = argparse.ArgumentParser()
+    options.add_to(parser)
+    example = wiring.example_path()
+    catalogue = Catalogue([], example)
+    for lora in options.request_of(parser.parse_args(shlex.split(line))).loras:
+        assert catalogue.find(lora.name, "v1", kind="lora").base == example
 
 
 GETS = re.findall(r"^runai models get ([^#\n]*)", README, re.MULTILINE)

@@ -12,12 +12,16 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from runai.errors import InvalidSetting, RequestError
 from runai.schema import codec
-from runai.schema.requests import TASKS, GenerationRequest
+from runai.schema.events import Version
+from runai.schema.requests import TASKS, GenerationRequest, MemoryPlan, PromptDialect
 from runai.schema.samplers import METHODS, SCHEDULES
+
+LORA = "NAME[:WEIGHT[:TEXT_WEIGHT]]"
+WEIGHTS = ("weight", "text_weight")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -34,15 +38,34 @@ def _picture(text: str) -> bytes:
         raise argparse.ArgumentTypeError(f"{text} cannot be read: {error.strerror}") from None
 
 
+def _lora(text: str) -> dict[str, Any]:
+    name, *words = text.split(":")
+    if not name or len(words) > len(WEIGHTS) or not all(map(_is_number, words)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {LORA}, as in outline:0.8")
+    return {"name": name, **dict(zip(WEIGHTS, map(float, words), strict=False))}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Option:
-    """A flag, the field (or the two) that it fills, and how it is read."""
+    """A flag, the field (or the two) that it fills, and how it is read.
+
+    `many`: the flag may be given again, and its field is a list.
+    """
 
     flags: tuple[str, ...]
     fields: tuple[str, ...]
     read: Callable[[str], Any]
     metavar: str
     help: str
+    many: bool = False
 
 
 OPTIONS = (
@@ -64,7 +87,37 @@ OPTIONS = (
     Option(("--strength",), ("strength",), float, "X", "how much may change, 0 to 1"),
     Option(("-n", "--images"), ("num_images",), int, "N", "pictures, from seed, seed + 1, … (1)"),
     Option(("--model",), ("model",), str, "NAME", "see `runai models` (the default model)"),
-    Option(("--model-version",), ("model_version",), str, "v1|v2", "which kind of model"),
+    Option(
+        ("--model-version",),
+        ("model_version",),
+        str,
+        "|".join(get_args(Version)),
+        "which kind of model",
+    ),
+    Option(
+        ("--lora",),
+        ("loras",),
+        _lora,
+        LORA,
+        "draw with it, as much as said (1); again for more",
+        True,
+    ),
+    Option(("--vae",), ("vae",), str, "NAME", "instead of the model's own"),
+    Option(("--clip-skip",), ("clip_skip",), int, "N", "last layers of the text left out (0)"),
+    Option(
+        ("--prompt-dialect",),
+        ("prompt_dialect",),
+        str,
+        "|".join(get_args(PromptDialect)),
+        "how the prompts are to be read (recognised)",
+    ),
+    Option(
+        ("--memory-plan",),
+        ("memory_plan",),
+        str,
+        "|".join(get_args(MemoryPlan)),
+        "how to save memory (the fastest that fits)",
+    ),
 )
 
 
@@ -78,6 +131,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
             type=option.read,
             metavar=option.metavar,
             help=option.help,
+            action="append" if option.many else "store",
         )
     group.add_argument("--task", choices=TASKS, help="what to do (told by what is given)")
     group.add_argument("--nsfw-filter", action="store_true", help="blacken what is not safe")
@@ -115,7 +169,8 @@ def _told_by(arguments: argparse.Namespace) -> str:
 
 
 def _flag_of(field: str | None) -> str | None:
+    first = (field or "").partition(".")[0]  # "loras.0.weight" is of loras
     for option in OPTIONS:
-        if field in option.fields:
+        if first in option.fields:
             return option.flags[-1]
     return field

@@ -98,9 +98,14 @@ def test_every_option_reaches_the_request(
         "--strength": "0.5",
         "-n": "3",
         "--model": "other",
-        "--model-version": "v2",
+        "--model-version": "xl",
+        "--vae": "soft",
+        "--clip-skip": "2",
+        "--prompt-dialect": "compel",
+        "--memory-plan": "tiling",
     }
     words = [word for pair in options.items() for word in pair]
+    words += ["--lora", "outline", "--lora", "style:0.5", "--lora", "other:-1:0"]
     with running(engine) as port:
         command = ["generate", "p", "--port", str(port), "-o", str(tmp_path / "o.png")]
         assert main([*command, *words, "--nsfw-filter"]) == 0
@@ -119,16 +124,20 @@ def test_every_option_reaches_the_request(
         "strength": 0.5,
         "num_images": 3,
         "model": "other",
-        "model_version": "v2",
+        "model_version": "xl",
         "model_fallback": False,
         "preview": False,
         "nsfw_filter": True,
-        "prompt_dialect": None,
-        "clip_skip": 0,
-        "loras": [],
-        "vae": "",
+        "prompt_dialect": "compel",
+        "clip_skip": 2,
+        "loras": [
+            {"name": "outline", "weight": 1.0, "text_weight": None},
+            {"name": "style", "weight": 0.5, "text_weight": None},
+            {"name": "other", "weight": -1.0, "text_weight": 0.0},
+        ],
+        "vae": "soft",
         "image_guidance_scale": 1.5,
-        "memory_plan": None,
+        "memory_plan": "tiling",
         "watermark": False,
     }
     assert asked.image == Path(image).read_bytes()
@@ -144,6 +153,7 @@ def test_every_option_reaches_the_request(
         (["--image"], "img2img"),
         (["--image", "--mask"], "inpaint"),
         (["--image", "--task", "outpaint"], "outpaint"),
+        (["--image", "--task", "upscale"], "upscale"),
     ],
 )
 def test_the_task_is_told_by_what_is_given(
@@ -191,6 +201,16 @@ def test_a_sidecar_has_all_parameters_of_its_picture(
         (["--mask", __file__], "runai: --mask: there is no picture to mask. Give --image too."),
         (["-n", "65"], "runai: --images: "),
         (["--model-version", "v3"], "runai: --model-version: "),
+        (["--task", "upscale"], "runai: --image: "),
+        (["--task", "upscale", "--image", __file__, "--size", "64x64"], "runai: --size: "),
+        (["--lora", "outline:much"], "'outline:much' is not NAME[:WEIGHT[:TEXT_WEIGHT]]"),
+        (["--lora", "outline:1:1:1"], "'outline:1:1:1' is not NAME"),
+        (["--lora", ":1"], "':1' is not NAME"),
+        (["--lora", "a", "--lora", "outline:11"], "runai: --lora: "),
+        (["--lora", "outline:nan"], "runai: --lora: "),
+        (["--clip-skip", "12"], "runai: --clip-skip: "),
+        (["--prompt-dialect", "latin"], "runai: --prompt-dialect: "),
+        (["--memory-plan", "small"], "runai: --memory-plan: "),
         (["-o", "/nowhere/out.png"], "runai: -o: there is no folder /nowhere."),
         (["-o", "out.jpg"], "runai: -o: out.jpg does not end in .png."),
         (["--port", "x"], "runai: --port: 'x' is not a whole number"),

@@ -46,5 +46,10 @@ def _memory(holdings: Holdings) -> Iterator[str]:
         use = "in use" if held.in_use else f"idle for {held.idle_s:.0f} s"
         plan = f", {held.plan}" if held.plan else ""
         yield f"         {bytes_text(held.bytes):>8}  {held.kind} {held.name}{plan}, {use}"
-    if holdings.prompt_cache_bytes:
-        yield f"         {bytes_text(holdings.prompt_cache_bytes):>8}  encoded prompts"
+    for size, what in (
+        (holdings.lora_bytes, "LoRAs"),
+        (holdings.filter_bytes, "NSFW filter"),
+        (holdings.prompt_cache_bytes, "encoded prompts"),
+    ):
+        if size:
+            yield f"         {bytes_text(size):>8}  {what}"

@@ -75,18 +75,8 @@ class ModelCache:
 
     def loaded(self, in_use: Collection[Entry]) -> list[Loaded]:
         """What is in memory, the longest unused first. Any thread."""
-        now = self._clock()
-        return [
-            Loaded(
-                name=entry.name,
-                kind=entry.kind,
-                bytes=held.total,
-                plan=held.plan,
-                in_use=entry in in_use,
-                idle_s=round(now - held.used, 1),
-            )
-            for entry, held in list(self._held.items())
-        ]
+        now, all_ = self._clock(), list(self._held.values())
+        return [held.as_event(now, in_use=held.entry in in_use) for held in all_]
 
     def holdings(self, in_use: Collection[Entry]) -> Holdings:
         """What is in memory, and how much more could be. Any thread."""

@@ -74,10 +74,11 @@ class TorchEngine:
             loading.load_vae,
             place,
             max_bytes=max_memory,
-            beside=self._held_beside,
+            beside=lambda: sum(self._held_beside().values()),
         )
         self._idle_unload_s = idle_unload_s
         self._drawings: dict[str, Drawing] = {}
+        self._beside: dict[str, int] = {}  # as last counted
         self._fitting = Fitting(self._cache, self._drawings)
         self._filter = SafetyFilter(paths, place, self._folders, nsfw_filter_missing)
         watermark = Watermark(watermark_missing)
@@ -105,7 +106,7 @@ class TorchEngine:
     def holdings(self) -> Holdings:
         """What is in memory, and how much more could be. Any thread."""
         held = self._cache.holdings(self._fitting.in_use())
-        return held.model_copy(update={"prompt_cache_bytes": self._admission.prompt_cache_bytes})
+        return held.model_copy(update=self._beside)
 
     def newest_memory(self) -> Memory | None:
         """How the newest request was fitted into memory. Any thread."""
@@ -144,6 +145,7 @@ class TorchEngine:
         for sample in drawing.samples:
             sample.last_turn = self._turn
         self._drawings[key] = drawing
+        self._beside = self._held_beside()
 
     def step(self) -> list[Outcome]:
         """One turn of the loop; see Engine.step. What idles meanwhile is let go of, too."""
@@ -173,7 +175,9 @@ class TorchEngine:
         """Let go of what was idle for too long; see Engine.rest."""
         if not self._idle_unload_s:
             return None
-        return self._cache.rest(self._idle_unload_s, self._fitting.in_use())
+        left = self._cache.rest(self._idle_unload_s, self._fitting.in_use())
+        self._beside = self._held_beside()
+        return left
 
     def close(self) -> None:
         self._drawings.clear()
@@ -182,9 +186,13 @@ class TorchEngine:
 
     # --- within ----------------------------------------------------------------------
 
-    def _held_beside(self) -> int:
-        """Bytes on the device that are not the cache's."""
-        return self._shelf.byte_size + self._filter.byte_size + self._admission.prompt_cache_bytes
+    def _held_beside(self) -> dict[str, int]:
+        """Bytes on the device that are not the cache's, as `Holdings` calls them."""
+        return {
+            "lora_bytes": self._shelf.byte_size,
+            "filter_bytes": self._filter.byte_size,
+            "prompt_cache_bytes": self._admission.prompt_cache_bytes,
+        }
 
     def _folders(self) -> list[Path]:
         """Of diffusers models, which may bring a safety checker."""

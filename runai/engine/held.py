@@ -17,6 +17,7 @@ from runai.engine.loading import with_vae
 from runai.engine.model import LoadedModel
 from runai.engine.offload import Arrangement, parts
 from runai.engine.plan import Weights
+from runai.schema.events import Loaded
 from runai.schema.requests import MemoryPlan
 
 
@@ -37,6 +38,16 @@ class Held:
     pairs: dict[Entry, LoadedModel] = field(default_factory=dict)
     total: int = field(default=0, init=False)
     on_device: int = field(default=0, init=False)
+
+    def as_event(self, now: float, *, in_use: bool) -> Loaded:
+        return Loaded(
+            name=self.entry.name,
+            kind=self.entry.kind,
+            bytes=self.total,
+            plan=self.plan,
+            in_use=in_use,
+            idle_s=round(now - self.used, 1),
+        )
 
     def count(self, device: torch.device) -> None:
         counted = [(p.device.type, p.nbytes) for p in _tensors(self.networks)]

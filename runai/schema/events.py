@@ -214,7 +214,7 @@ class Loaded(Model):
 
     name: str
     kind: Kind
-    bytes: int = Field(description="of its weights, LoRAs in them among these")
+    bytes: int = Field(description="of its weights")
     plan: MemoryPlan | None = Field(
         None, description="of a model: the plan that is in force for it"
     )
@@ -228,7 +228,9 @@ class Holdings(Model):
     loaded: list[Loaded] = Field([])
     loaded_bytes: int = Field(0, description="of all of `loaded`")
     free_bytes: int = Field(0, description="what the device could still take")
-    max_bytes: int = Field(0, description="the setting `max_memory`; 0: what the machine has")
+    max_bytes: int = Field(0, description="for all of this; 0: what the machine has")
+    lora_bytes: int = Field(0, description="of LoRAs, which go with their models at the latest")
+    filter_bytes: int = Field(0, description="of the NSFW filter, which stays once it was used")
     prompt_cache_bytes: int = Field(0, description="of encoded prompts, kept for the next time")
 
 

@@ -27,6 +27,8 @@ class Holding(ScriptedEngine):
             loaded_bytes=2_297_000_000,
             free_bytes=5_000_000_000,
             max_bytes=8_000_000_000,
+            lora_bytes=40_000_000,
+            filter_bytes=1_216_000_000,
             prompt_cache_bytes=3_000_000,
         )
 
@@ -47,5 +49,7 @@ def test_status_tells_the_plan_in_force_and_what_is_in_memory(
         "memory   2.3 GB loaded, 5.0 GB free, at most 8.0 GB",
         "           167 MB  vae VAE/soft, idle for 12 s",
         "           2.1 GB  model v1/one, tiling, in use",
+        "            40 MB  LoRAs",
+        "           1.2 GB  NSFW filter",
         "             3 MB  encoded prompts",
     ]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ldm
+import lora_files
 import pytest
 import tiny
 import torch
@@ -236,4 +237,25 @@ def test_what_idles_is_let_go_of_while_others_draw(base: Path) -> None:
     engine.step()
     assert engine.is_busy()
     assert engine.loaded_models() == ["v1/plain"]
+    engine.close()
+
+
+# --- what the cache does not hold --------------------------------------------------------
+
+
+def test_loras_are_within_the_maximum_and_are_told(base: Path) -> None:
+    engine = TorchEngine(base, device="cpu", dtype="fp32")
+    draw(engine)
+    assert engine.holdings().lora_bytes == 0
+    file = base / "lora" / "bold.safetensors"
+    lora_files.write(file, lora_files.kohya(held(engine), 1))
+    spare, beside = engine._cache.spare_bytes(), engine.holdings().prompt_cache_bytes
+    engine._cache._free_bytes = lambda: spare
+    engine._cache._max_bytes = most = 200_000_000
+    draw(engine, loras=[{"name": "bold"}])
+    holdings = engine.holdings()
+    assert holdings.lora_bytes == engine._shelf.byte_size > 0
+    assert holdings.prompt_cache_bytes > beside
+    taken = holdings.loaded_bytes + holdings.lora_bytes + holdings.prompt_cache_bytes
+    assert engine._cache.spare_bytes() == most - taken
     engine.close()

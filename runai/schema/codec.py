@@ -12,8 +12,9 @@ import reprlib
 from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
-from runai.errors import InvalidField, InvalidJSON, RequestError, UnknownAction
+from runai.errors import InvalidField, InvalidJSON, RequestError, RunAIError, UnknownAction
 from runai.schema.events import Event
 from runai.schema.fields import RequestId
 from runai.schema.requests import (
@@ -64,8 +65,14 @@ def decode(body: bytes) -> dict[str, Any]:
 
 
 def encode(message: BaseModel) -> bytes:
-    """The JSON body (ASCII would be as valid; UTF-8 is shorter) of a typed message."""
-    return message.model_dump_json(exclude_none=True).encode("utf-8")
+    """The JSON body (ASCII would be as valid; UTF-8 is shorter) of a typed message.
+
+    Raises RunAIError for one that JSON cannot hold: with half a surrogate pair, say.
+    """
+    try:
+        return message.model_dump_json(exclude_none=True).encode("utf-8")
+    except PydanticSerializationError as error:
+        raise RunAIError(f"The message cannot be written: {shortened(str(error))}.") from error
 
 
 def parse_command(message: dict[str, Any]) -> Command:

@@ -29,13 +29,25 @@ from runai.errors import RunAIError
 from runai.jobs.service import Service
 from runai.schema import codec
 from runai.schema.dialects import Reply, krita, native, reply_to, understand
-from runai.schema.events import ErrorBody, Failed, HelloEvent
+from runai.schema.events import (
+    TERMINAL,
+    Accepted,
+    Converted,
+    ErrorBody,
+    Event,
+    Failed,
+    HelloEvent,
+    Loading,
+    Preview,
+    Progress,
+)
 from runai.schema.requests import Cancel, Command, Convert, GetStatus, Hello, ListModels
 from runai.transports.naive import Straight, pace_for
 from runai.transports.options import SocketOptions
 from runai.wire import connection as wire
 
 RECEIVE_BYTES = 256 * 1024
+ON_THE_WAY = (Accepted, Loading, Progress, Preview)
 log = logging.getLogger(__name__)
 
 
@@ -172,7 +184,7 @@ class ClientConnection:
             self._send(krita.greeting(__version__))
             while (answer := self._session.take()) is not None:
                 event, reply = answer[0], cast(Reply, answer[1])
-                for body in reply.render(event):
+                for body in self._bodies(event, reply):
                     self._send(body)
                 if isinstance(event, HelloEvent):
                     self._pace = Straight(self._sock)
@@ -183,6 +195,17 @@ class ClientConnection:
         except Exception:  # a fault of ours: a client that is cut off is better than one that waits
             log.exception("An answer could not be written.")
             self.abort()
+
+    def _bodies(self, event: Event, reply: Reply) -> list[bytes]:
+        """The event for this client; one that cannot be written becomes a `failed`."""
+        try:
+            return reply.render(event)
+        except RunAIError as error:
+            log.error("An answer cannot be written.", exc_info=error)
+            if isinstance(event, ON_THE_WAY):
+                return []  # its request's last answer is still to come
+            asked = event.id if isinstance(event, (*TERMINAL, Converted)) else None
+            return reply.render(Failed(id=asked, error=ErrorBody.of(error)))
 
     def _send(self, body: bytes) -> None:
         self._wire.send_message(body)

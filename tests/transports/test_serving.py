@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runai.schema.events import ModelInfo
+from runai.schema.events import Completed, ModelInfo, Picture
 from runai.testing.scripted import Fault, ScriptedEngine
 from tests.transports.clients import (
     LAST,
@@ -208,7 +208,7 @@ def test_a_bad_message_with_an_open_id_is_not_taken_for_that_requests_answer(
         assert client.receive_type(*LAST)["type"] == "completed"
 
 
-def test_an_answer_that_cannot_be_written_ends_the_connection(serve: Serve) -> None:
+def test_an_answer_that_no_json_can_hold_is_a_failure_and_the_next_is_served(serve: Serve) -> None:
     def unreadable(*_: object) -> list[ModelInfo]:
         return [ModelInfo(name="\ud800", version="v1", format="ckpt")]
 
@@ -216,6 +216,44 @@ def test_an_answer_that_cannot_be_written_ends_the_connection(serve: Serve) -> N
     engine.models = unreadable  # type: ignore[method-assign]
     with serve(engine).client() as client:
         client.send({"type": "models"})
+        failed = client.receive_type("failed")
+        assert (failed["error"]["code"], failed.get("id")) == ("internal", None)
+        assert client.ask(generate())["type"] == "completed"
+
+
+class Unwritable(ScriptedEngine):
+    """Loads a model that cannot be named, and notes what cannot be read."""
+
+    def model_of(self, request: Any) -> str:
+        return "\ud800"
+
+    def step(self) -> Any:
+        for drawing in self._drawings.values():
+            drawing.notes = ["\udfff"]
+        return super().step()
+
+
+def test_a_request_whose_answers_no_json_can_hold_has_one_last_answer(serve: Serve) -> None:
+    with serve(Unwritable()).client() as client:
+        client.hello()
+        for wanted in ("a", "b"):
+            client.send(generate(wanted))
+            said = [client.receive_type("accepted", "loading", *LAST) for _ in range(2)]
+            assert [(one["type"], one["id"]) for one in said] == [
+                ("accepted", wanted),
+                ("failed", wanted),
+            ]
+
+
+def test_a_fault_while_an_answer_is_written_ends_the_connection(serve: Serve) -> None:
+    class Formless(ScriptedEngine):
+        def step(self) -> Any:
+            text = Picture.model_construct(png="no bytes", seed=1)
+            done = [(key, event) for key, event in super().step() if isinstance(event, Completed)]
+            return [(key, event.model_copy(update={"images": [text]})) for key, event in done]
+
+    with serve(Formless()).client() as client:
+        client.send(plugin_request())
         while client.receive() is not None:
             pass
 

@@ -143,11 +143,12 @@ def _of_shapes(entry: Entry, shapes: Shapes) -> Footprint:
         prefix = next((p for p in counts if name.startswith(p)), None)
         if prefix is not None:
             counts[prefix] += math.prod(shape)
+    typical = _typical(entry, told=TOLD in shapes)
     return replace(
-        _typical(entry, told=TOLD in shapes),
+        typical,
         texts=tuple(counts[p] for p in texts if counts[p]),
         unet=counts[UNET],
-        vae=counts[VAE],
+        vae=counts[VAE] or typical.vae,  # without one it is drawn with a VAE that lies beside it
     )
 
 

@@ -129,6 +129,14 @@ def test_a_picture_without_guidance_takes_one_row_whoever_decided_that(
     assert known.work(make_request(guidance_scale=asked), 2, fp16=True).rows == rows
 
 
+def test_a_checkpoint_without_a_vae_is_drawn_with_one_beside_it(tmp_path: Path) -> None:
+    whole = headers.rows("sd1")
+    without = {name: row for name, row in whole.items() if not name.startswith("first_stage_")}
+    path = headers.write(tmp_path / "m.safetensors", without)
+    known = footprint.of(Entry("m", "v1", "safetensors", path, arch="sd1"))
+    assert known.vae == of(tmp_path, "sd1", "whole.safetensors").vae > 80_000_000
+
+
 def test_a_depth_estimator_counts(tmp_path: Path) -> None:
     path = tiny.write_model(tmp_path / "m", "sd2-depth")
     model = loading.load(

@@ -15,12 +15,14 @@ from tqdm import tqdm
 
 from runai.cli.exit_codes import ExitCode
 from runai.cli.parser import Parser
-from runai.cli.wiring import stay_offline
-from runai.engine.catalogue import Catalogue
-from runai.errors import InvalidSetting
+from runai.cli.wiring import example_path, stay_offline
+from runai.engine.catalogue import Catalogue, Entry
+from runai.errors import InvalidSetting, ModelError, ModelNotFound, ModelUnsupported
 from runai.jobs.engine import Engine
+from runai.schema.events import Kind
 
 ENDINGS = {"safetensors": ".safetensors", "ckpt": ".ckpt", "diffusers": ""}
+OTHERS: dict[Kind, str] = {"lora": "a LoRA", "embedding": "an embedding", "vae": "a VAE"}
 tqdm.monitor_interval = 0  # or tqdm starts a thread of its own
 
 
@@ -73,9 +75,31 @@ def _beside(arguments: Namespace, bases: Sequence[Path]) -> tuple[Path, Path]:
     """A model of the catalogue, and its name with another ending; nothing else can be named."""
     if arguments.target is not None:
         raise InvalidSetting("--to: TARGET is given too.", hint="Give one of them.")
-    source = Catalogue(bases).find(str(arguments.source)).path
+    source = _model(Catalogue(bases, example_path()), str(arguments.source)).path
     stem = source.name if source.is_dir() else source.stem
     return source, source.with_name(f"{stem}{ENDINGS[arguments.to]}")
+
+
+def _model(catalogue: Catalogue, name: str) -> Entry:
+    """The model of this name. Raises ModelUnsupported if something else has it."""
+    try:
+        return catalogue.find(name)
+    except ModelNotFound:
+        for kind, what in OTHERS.items():
+            if _is_there(catalogue, name, kind):
+                raise ModelUnsupported(
+                    f"{name} is {what}: only models are converted by their names.",
+                    hint="Give the file as SOURCE, and TARGET, to `runai models convert`.",
+                ) from None
+        raise
+
+
+def _is_there(catalogue: Catalogue, name: str, kind: Kind) -> bool:
+    try:
+        catalogue.find(name, kind=kind)
+    except ModelError:
+        return False
+    return True
 
 
 def _say(line: str) -> None:

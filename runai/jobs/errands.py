@@ -16,7 +16,14 @@ import subprocess
 import threading
 from collections.abc import Callable, Sequence
 
-from runai.errors import NotOffered, QueueFull, RunAIError, ServerStopping, all_errors
+from runai.errors import (
+    ModelNotFound,
+    NotOffered,
+    QueueFull,
+    RunAIError,
+    ServerStopping,
+    all_errors,
+)
 from runai.schema.events import Converted, ErrorBody, Event, Failed
 from runai.schema.requests import Convert
 
@@ -46,6 +53,8 @@ class Errands:
                 hint="Use `runai models convert`, or start the server with --allow-convert.",
                 field="action",
             )
+        if "\0" in asked.model:  # no command can be given it, and no file has it
+            raise ModelNotFound("No model has a name with NUL in it.", field="model")
         thread = threading.Thread(
             target=self._run, args=(self._words(asked), asked, answer), name="runai-errand"
         )
@@ -103,7 +112,8 @@ def _begin(words: Sequence[str]) -> subprocess.Popen[str]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",  # names of files need not be text
             start_new_session=True,
         )
     except OSError as error:

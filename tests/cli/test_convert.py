@@ -120,6 +120,24 @@ def test_to_knows_only_what_lies_below_the_base_path(
     assert not (tmp_path / "outside.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("v1/shapes", "other sizes than the published one"),
+        ("lora/outline", "lora/outline is a LoRA: only models"),
+        ("embeddings/nightstar", "embeddings/nightstar is an embedding: only models"),
+    ],
+)
+def test_to_says_why_what_comes_along_cannot_become_another_form(
+    base: Path, capsys: Capture, name: str, said: str
+) -> None:
+    assert convert(base, name, "--to", "ckpt") == 1
+    printed = capsys.readouterr().err
+    assert said in printed and "[model_unsupported]" in printed
+    example = wiring.example_path()
+    assert example is not None and not list(example.rglob("*.ckpt"))
+
+
 @pytest.mark.parametrize("words", [["v1/mine"], ["v1/mine", "a.ckpt", "--to", "ckpt"]])
 def test_where_to_is_said_once(base: Path, words: list[str]) -> None:
     assert convert(base, *words) == 2

@@ -9,7 +9,7 @@ from queue import Queue
 
 import pytest
 
-from runai.errors import NotOffered, QueueFull, RunAIError, ServerStopping
+from runai.errors import ModelNotFound, NotOffered, QueueFull, RunAIError, ServerStopping
 from runai.jobs.errands import Errands
 from runai.schema.events import Converted, Event, Failed
 from runai.schema.requests import Convert
@@ -80,6 +80,22 @@ def test_a_child_that_cannot_be_started_is_an_answer_too() -> None:
         assert isinstance(failed, Failed) and "No such file" in failed.error.message
         assert "runai models convert" in failed.error.hint
     errands.stop()
+
+
+def test_a_name_that_no_file_can_have_is_not_found(made: Callable[..., Made]) -> None:
+    done = made("print('a')")
+    asked = ASKED.model_copy(update={"model": "v1/a\0"})
+    with pytest.raises(ModelNotFound) as caught:
+        done.errands.start(asked, done.answers.put)
+    assert caught.value.field == "model"
+    done.start()
+    assert isinstance(done.answer(), Converted), "and the next one may be asked for"
+
+
+def test_what_the_child_says_need_not_be_text(made: Callable[..., Made]) -> None:
+    done = made("import sys; sys.stdout.buffer.write(b'/models/\\xff.ckpt'); sys.stdout.flush()")
+    done.start()
+    assert done.answer() == Converted(id="c1", path="/models/\ufffd.ckpt")
 
 
 def test_one_at_a_time(made: Callable[..., Made]) -> None:

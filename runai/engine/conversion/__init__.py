@@ -21,11 +21,10 @@ from typing import Literal
 
 from runai.engine import detection
 from runai.engine.archs import ARCHS, Arch
-from runai.engine.conversion import folders, singles
+from runai.engine.conversion import folders, marks, singles
 from runai.engine.conversion.pieces import Pieces, size_of
 from runai.engine.detection import Finding
 from runai.engine.disk import check_space
-from runai.engine.loading import single
 from runai.engine.loading.weights import read_index
 from runai.errors import InvalidSetting, ModelBroken, ModelError, ModelUnsupported
 
@@ -120,13 +119,12 @@ def plan(
         )
     try:
         if "diffusers" not in (given, wanted):
-            rows, metadata = read_index(source)
-            return Conversion(target, {"": singles.as_they_are(rows)}, {}, metadata, [])
+            return _as_it_is(source, target, finding or detection.identify(source), archs)
         found = finding or _detected(source)
         arch = archs[found.arch]
         singles.check_convertible(arch)
         if given == "diffusers":
-            return _into_file(source, target, arch)
+            return _into_file(source, target, arch, found)
         velocity = archs.get(f"{arch.name}-v") if found.prediction is None else None
         return _into_folder(source, target, arch, velocity, found, base_paths)
     except ModelError:
@@ -146,10 +144,32 @@ def _detected(source: Path) -> Finding:
     return finding
 
 
-def _into_file(source: Path, target: Path, arch: Arch) -> Conversion:
-    model = folders.read(source, arch)
-    metadata = singles.described(model, target.stem)
-    return Conversion(target, {"": singles.arranged(model)}, {}, metadata, [])
+def _as_it_is(
+    source: Path, target: Path, finding: Finding, archs: Mapping[str, Arch]
+) -> Conversion:
+    rows, metadata = read_index(source)
+    pieces = singles.as_they_are(rows)
+    if finding.kind == "model":
+        pieces = {**marks.in_tensors(finding, archs[finding.arch], source), **pieces}
+        metadata = marks.in_metadata(finding, metadata)
+    return _file(target, finding, pieces, metadata)
+
+
+def _into_file(source: Path, target: Path, arch: Arch, finding: Finding) -> Conversion:
+    model = folders.read(source, arch, finding)
+    described = singles.described(model, target.stem)
+    return _file(target, model.finding, singles.arranged(model), described)
+
+
+def _file(
+    target: Path, finding: Finding, pieces: Pieces, metadata: Mapping[str, str]
+) -> Conversion:
+    kept = {} if form_of(target) == "ckpt" else metadata
+    if finding.kind == "model":
+        marks.check_file(finding, target, pieces, kept)
+    elif not kept:
+        marks.check_lora(metadata, target)
+    return Conversion(target, {"": pieces}, {}, kept, [])
 
 
 def _into_folder(
@@ -161,8 +181,10 @@ def _into_folder(
     base_paths: Sequence[Path],
 ) -> Conversion:
     rows, metadata = read_index(source)
-    model = singles.read(rows, metadata, arch, velocity, single.trained_for(finding))
+    model = singles.read(rows, metadata, arch, velocity, finding)
+    marks.check_folder(model, target, folders.scheduler_of(model))
     used = {name for part in model.parts.values() for name in part.sources}
+    used |= marks.in_tensors(finding, arch, source).keys()
     dropped = sorted(name for name in rows if name not in used)
     texts = folders.texts_of(model, base_paths)
     return Conversion(target, folders.arranged(model), texts, metadata, dropped)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import diffusers
 
 from runai.engine import vocabulary
 from runai.engine.archs import Arch, TextEncoding
+from runai.engine.conversion import marks
 from runai.engine.conversion.pieces import Model, Part, Pieces, part_of, text_names
-from runai.engine.loading import names, networks
+from runai.engine.detection import Finding
+from runai.engine.loading import names, networks, single
 from runai.engine.loading.folders import config_of, weights_of
 from runai.engine.loading.weights import Rows, read_index
 from runai.engine.weight_names import STEMS
@@ -42,8 +45,9 @@ REFINER = "StableDiffusionXLImg2ImgPipeline"
 # --- out of one --------------------------------------------------------------------------
 
 
-def read(folder: Path, arch: Arch) -> Model:
+def read(folder: Path, arch: Arch, finding: Finding) -> Model:
     """The model in a folder. Raises ModelUnsupported if a single file could not stand for it."""
+    finding = _with_schedule(folder, arch, finding)
     rows = {name: weights_of(folder / name) for name in ("unet", "vae")}
     unet = networks.empty_unet(config_of(folder / "unet"))
     vae = networks.empty_vae(config_of(folder / "vae"))
@@ -53,14 +57,14 @@ def read(folder: Path, arch: Arch) -> Model:
     }
     for name, text in zip(text_names(arch), arch.texts, strict=True):
         parts[name] = _text_part(folder / name, text)
-    for name, network in _published(arch):
+    for name, network in _published(arch, unet.config["time_cond_proj_dim"]):
         _check_like(parts[name], network, folder, arch)
-    return Model(arch, parts, _scheduler(folder, arch), _metadata(rows["unet"]))
+    return Model(arch, parts, finding, _metadata(rows["unet"]))
 
 
-def _published(arch: Arch) -> Iterator[tuple[str, Any]]:
-    """Empty networks as the arch's row says they are."""
-    yield "unet", networks.empty_unet(arch.unet)
+def _published(arch: Arch, told: int | None) -> Iterator[tuple[str, Any]]:
+    """Empty networks as the arch's row says they are, the UNet `told` its guidance or not."""
+    yield "unet", networks.empty_unet({**arch.unet, "time_cond_proj_dim": told})
     yield "vae", networks.empty_vae(arch.vae)
     for name, text in zip(text_names(arch), arch.texts, strict=True):
         yield name, networks.empty_text_encoder(text.config, pooled=text.pooled)
@@ -83,10 +87,15 @@ def _text_part(folder: Path, text: TextEncoding) -> Part:
     return part_of(network, config, weights_of(folder), layouts)
 
 
-def _scheduler(folder: Path, arch: Arch) -> dict[str, Any]:
+def _with_schedule(folder: Path, arch: Arch, finding: Finding) -> Finding:
+    """What is known of the model, and what its scheduler's configuration says."""
     path = folder / "scheduler" / "scheduler_config.json"
     said = json.loads(path.read_text("utf-8"))
-    return {**arch.scheduler, "prediction_type": said.get("prediction_type", "epsilon")}
+    predicted = said.get("prediction_type", "epsilon")
+    zero_snr = bool(said.get("rescale_betas_zero_snr"))
+    found = replace(finding, prediction=predicted, zero_snr=zero_snr)
+    marks.check_schedule(said, found, arch)
+    return found
 
 
 def _metadata(rows: Rows) -> dict[str, str]:
@@ -119,13 +128,18 @@ def texts_of(model: Model, base_paths: Sequence[Path]) -> dict[str, str]:
     for name, part in model.parts.items():
         said = {"_class_name": _class(name, model)[1], **_versioned(part.config)}
         texts[f"{name}/config.json"] = _json(said if name in WEIGHTS else _of_text(name, part))
-    scheduler = {"_class_name": _class("scheduler", model)[1], **_versioned(model.scheduler)}
-    texts["scheduler/scheduler_config.json"] = _json(scheduler)
+    texts["scheduler/scheduler_config.json"] = _json(scheduler_of(model))
     for name, text in zip(text_names(model.arch), model.arch.texts, strict=True):
         folder = name.replace("text_encoder", "tokenizer")
         found = vocabulary.find(base_paths, text.padding, text.config["vocab_size"])
         texts.update((f"{folder}/{file}", content) for file, content in _tokenizer(found))
     return texts
+
+
+def scheduler_of(model: Model) -> dict[str, Any]:
+    """The scheduler's configuration: what the file is loaded with."""
+    config = {**model.arch.scheduler, **single.trained_for(model.finding)}
+    return {"_class_name": _class("scheduler", model)[1], **_versioned(config)}
 
 
 def _versioned(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,12 +156,20 @@ def _text_class(name: str) -> str:
 
 def _class(name: str, model: Model) -> tuple[str, str]:
     if name == "scheduler":
-        xl = model.arch.version == "xl"
-        return "diffusers", "EulerDiscreteScheduler" if xl else "PNDMScheduler"
+        return "diffusers", _scheduler_class(model)
     if name in WEIGHTS:
         return "diffusers", {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}[name]
     is_text = name.startswith("text_encoder")
     return "transformers", _text_class(name) if is_text else "CLIPTokenizer"
+
+
+def _scheduler_class(model: Model) -> str:
+    """One that knows all that is in its configuration, and that tells few steps."""
+    if model.finding.distillation == "lcm":
+        return "LCMScheduler"
+    trailing = single.trained_for(model.finding).get("timestep_spacing") == "trailing"
+    euler = trailing or model.arch.version == "xl"
+    return "EulerDiscreteScheduler" if euler else "PNDMScheduler"
 
 
 def _index(model: Model) -> str:

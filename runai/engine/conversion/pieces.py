@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from runai.engine.archs import Arch
+from runai.engine.detection import Finding
 from runai.engine.devices import Place
 from runai.engine.loading import networks
 from runai.engine.loading.names import Layout
@@ -50,11 +51,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Model:
-    """`parts` by the names of a diffusers folder's subfolders."""
+    """`parts` by the names of a diffusers folder's subfolders. `finding`: how it is drawn with."""
 
     arch: Arch
     parts: Mapping[str, Part]
-    scheduler: Mapping[str, Any]
+    finding: Finding
     metadata: Mapping[str, str]
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from runai.engine.archs import Arch, Config, TextEncoding
+from runai.engine.archs import Arch, TextEncoding
+from runai.engine.conversion import marks
 from runai.engine.conversion.pieces import (
     CPU,
     Bytes,
@@ -27,6 +28,7 @@ from runai.engine.conversion.pieces import (
     size_of,
     text_names,
 )
+from runai.engine.detection import Finding
 from runai.engine.devices import Place
 from runai.engine.loading import names, networks, single
 from runai.engine.loading.names import Layout
@@ -39,7 +41,6 @@ MORE_TO_IT = ("depth", "low_res")
 # attention of the original's VAE is made of 1 × 1 convolutions
 _VAE_ATTENTION = re.compile(r"first_stage_model\..*\.attn_1\.(q|k|v|proj_out)\.weight")
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
-_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 # https://github.com/Stability-AI/ModelSpec: the identifiers that it lists
 _SPEC = {
     "sd1": "stable-diffusion-v1",
@@ -72,16 +73,16 @@ def read(
     metadata: Mapping[str, str],
     arch: Arch,
     velocity: Arch | None,
-    scheduler: Config,
+    finding: Finding,
 ) -> Model:
     """The model in a checkpoint of the original's naming.
 
     `velocity`: the arch's v-prediction form, if it has one that looks the same and it is not
-    known which of them this is. `scheduler`: what is known beside what the arch's row says.
+    known which of them this is. `finding`: what else is known of it.
     """
     if velocity is not None and _prediction(rows, metadata, arch) == "v_prediction":
         arch = velocity
-    unet, vae = networks.empty_unet(arch.unet), networks.empty_vae(arch.vae)
+    unet, vae = networks.empty_unet(single.unet_config(arch, rows)), networks.empty_vae(arch.vae)
     parts = {
         "unet": part_of(unet, unet.config, rows, names.unet_layouts(unet.config)),
         "vae": part_of(vae, vae.config, rows, names.vae_layouts(vae.config)),
@@ -90,12 +91,12 @@ def read(
         network = networks.empty_text_encoder(text.config, pooled=text.pooled)
         layouts = names.text_layouts(text.kind, text.prefix)
         parts[name] = part_of(network, network.config.to_dict(), rows, layouts)
-    return Model(arch, parts, {**arch.scheduler, **scheduler}, metadata)
+    return Model(arch, parts, finding, metadata)
 
 
 def _prediction(rows: Rows, metadata: Mapping[str, str], arch: Arch) -> str:
     """What an SD 2 UNet predicts: asked of the metadata, else of the UNet itself."""
-    unet = networks.empty_unet(arch.unet)
+    unet = networks.empty_unet(single.unet_config(arch, rows))
     with Reader(Place(CPU, torch.float32)) as reader:
         filled = networks.fill(unet, rows, names.unet_layouts(unet.config), reader)
         return single.prediction(filled, dict(metadata), reader)
@@ -109,7 +110,8 @@ def arranged(model: Model) -> Pieces:
     found: dict[str, Piece] = {}
     for part, layout in _layouts(model):
         found.update(_arranged(part.pieces, layout))
-    return found
+    source = next(iter(found.values())).parts[0].path
+    return {**found, **marks.in_tensors(model.finding, model.arch, source)}
 
 
 def _layouts(model: Model) -> Iterator[tuple[Part, Layout]]:
@@ -159,11 +161,10 @@ def described(model: Model, title: str) -> dict[str, str]:
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.title": title,
         "modelspec.resolution": f"{arch.size}x{arch.size}",
-        "modelspec.prediction_type": _PREDICTIONS[model.scheduler["prediction_type"]],
     }
     if arch.name in _SPEC:
         said["modelspec.architecture"] = _SPEC[arch.name]
-    return {**said, **model.metadata}
+    return marks.in_metadata(model.finding, {**said, **model.metadata})
 
 
 # --- the two kinds of file ---------------------------------------------------------------

@@ -106,7 +106,7 @@ def _identify(
         format="diffusers",
         prediction=prediction,
         zero_snr=bool(scheduler.get("rescale_betas_zero_snr")),
-        distillation=_distillation(name, unet, scheduler),
+        distillation=distillation_of_folder(name, unet, scheduler),
     )
 
 
@@ -139,7 +139,7 @@ def _deepest(layers: Any) -> int:
     return max(map(_deepest, layers)) if isinstance(layers, list) else int(layers or 0)
 
 
-def _distillation(name: str, unet: Config, scheduler: Config) -> str | None:
+def distillation_of_folder(name: str, unet: Config, scheduler: Config) -> str | None:
     """What speaks of few steps: an input for the guidance, the scheduler, last the name."""
     kind = scheduler.get("_class_name")
     if unet.get("time_cond_proj_dim") or kind == "LCMScheduler":

@@ -57,6 +57,8 @@ OTHERS = (
     ("\nembeddings.token_embedding.", "a CLIP text encoder alone"),
 )
 _ENOUGH = 4_000  # characters: of another family's LoRA every other name has the mark
+# tensors without content: trained for v-prediction; trained to a last step of pure noise
+VELOCITY_MARK, ZERO_SNR_MARK = "v_pred", "ztsnr"
 VAE_PREFIXES = ("first_stage_model.", "", "vae.")
 # The steps that Stability AI's own SD 2 files were trained for, as their model cards give them
 _STEPS = {875000: "epsilon", 220000: "epsilon", 140000: "v_prediction", 110000: "v_prediction"}
@@ -96,14 +98,14 @@ def _checkpoint(
         found,
         arch="sd2-v" if velocity else found.arch,
         prediction=prediction,
-        zero_snr="ztsnr" in shapes or said.get("ss_zero_terminal_snr") == "True",
+        zero_snr=ZERO_SNR_MARK in shapes or said.get("ss_zero_terminal_snr") == "True",
         distillation="lcm" if checkpoints.TOLD in shapes else None,
     )
 
 
 def _predicted(shapes: Shapes, beside: Mapping[str, Any], arch: str) -> str | None:
     """What the UNet predicts, from what is no metadata; None where only SD 2 can be either."""
-    if "v_pred" in shapes:
+    if VELOCITY_MARK in shapes:
         return "v_prediction"
     if arch != "sd2":
         return str(ARCHS[arch].scheduler["prediction_type"])

@@ -17,6 +17,7 @@ import torch
 from runai.engine import detection, vocabulary
 from runai.engine.archs import Arch, Config, TextEncoding
 from runai.engine.detection import Finding
+from runai.engine.detection.checkpoints import TOLD
 from runai.engine.detection.tensors import VAE_PREFIXES
 from runai.engine.distillations import DISTILLATIONS
 from runai.engine.loading import folders, networks
@@ -45,7 +46,7 @@ def read(
     that, the network itself says that it predicts v.
     """
     rows, metadata = read_index(path)
-    unet = networks.empty_unet({**arch.unet, **_told_guidance(rows)})
+    unet = networks.empty_unet(unet_config(arch, rows))
     vae = networks.empty_vae(arch.vae)
     vae_rows = _vae_rows(path, rows)
     parts = {
@@ -57,7 +58,7 @@ def read(
         finding = replace(finding, prediction=prediction(parts["unet"], metadata, reader))
     if velocity and finding.prediction == "v_prediction":
         arch = velocity
-        parts["unet"] = networks.reconfigured(parts["unet"], arch.unet)
+        parts["unet"] = networks.reconfigured(parts["unet"], unet_config(arch, rows))
     parts["scheduler"] = {**arch.scheduler, **trained_for(finding)}
     if arch.beside == "depth":
         parts["depth"] = _depth(base_paths, reader)
@@ -71,10 +72,10 @@ def _text(row: TextEncoding, rows: Rows, base_paths: Sequence[Path], reader: Rea
     return TextEncoder(tokenizer, network, row.layer, row.pooled)
 
 
-def _told_guidance(rows: Rows) -> Config:
-    """The width of the embedding by which a distilled UNet is told how much to be guided."""
-    told = rows.get("model.diffusion_model.time_embed.cond_proj.weight")
-    return {"time_cond_proj_dim": told.shape[1]} if told else {}
+def unet_config(arch: Arch, rows: Rows) -> Config:
+    """The arch's UNet, and the width of the embedding by which a distilled one is told guidance."""
+    told = rows.get(TOLD)
+    return {**arch.unet, **({"time_cond_proj_dim": told.shape[1]} if told else {})}
 
 
 def trained_for(finding: Finding) -> Config:

@@ -52,7 +52,14 @@ class Fitting:
         return {entry for entry in (*entries, *self._starting) if entry is not None}
 
     def make_room(self, needed: int) -> None:
-        """Room for so many bytes more that are not the cache's. Raises OutOfMemory."""
+        """Room for so many bytes more that are not the cache's. Raises OutOfMemory.
+
+        Where running out of memory would kill the server, what the newest request is drawn with
+        stays free besides.
+        """
+        plan = self.newest
+        if plan is not None and not plan.room.separate:
+            needed += plan.work.peak_bytes(tiled=plan.tiled)
         self._cache.make_room(needed, self.in_use())
 
     # --- beginning ---------------------------------------------------------------------

@@ -92,6 +92,10 @@ class Work:
         picture = 9 * pixels if tiled else 0
         return _with_scratch((VAE_LIVE * self.vae_width * at_once + picture) * self.vae_element)
 
+    def peak_bytes(self, *, tiled: bool) -> int:
+        """What drawing takes beside the weights, at its peak."""
+        return max(self.unet_bytes, self.decode_bytes(tiled=tiled))
+
 
 @dataclass(frozen=True)
 class Room:
@@ -166,12 +170,11 @@ def strictest(names: Iterable[MemoryPlan]) -> MemoryPlan:
 
 def needed(name: MemoryPlan, weights: Weights, work: Work) -> int:
     """Bytes on the device at the peak of drawing by a plan."""
-    decode = work.decode_bytes(tiled=name != "full")
     if name in IN_MAIN_MEMORY:
-        return weights.total + max(work.unet_bytes, decode)
+        return weights.total + work.peak_bytes(tiled=name != "full")
     unet = weights.unet if name == "offload" else round(weights.unet * LARGEST_LAYER)
     largest_text = max(weights.texts, default=0)
-    return max(largest_text, unet + work.unet_bytes, weights.vae + decode)
+    return max(largest_text, unet + work.unet_bytes, weights.vae + work.decode_bytes(tiled=True))
 
 
 def refused(plan: Plan) -> OutOfMemory:

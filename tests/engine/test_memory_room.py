@@ -243,6 +243,17 @@ def test_what_idles_is_let_go_of_while_others_draw(base: Path) -> None:
 # --- what the cache does not hold --------------------------------------------------------
 
 
+def test_room_that_is_made_leaves_room_to_draw(engine: TorchEngine) -> None:
+    draw(engine)
+    plan = engine._fitting.newest
+    assert plan is not None
+    free = plan.needed_bytes - plan.weights.total + 1000
+    engine._cache._free_bytes = lambda: free
+    engine._fitting.make_room(1000)
+    with pytest.raises(OutOfMemory):
+        engine._fitting.make_room(1001)
+
+
 def test_loras_are_within_the_maximum_and_are_told(base: Path) -> None:
     engine = TorchEngine(base, device="cpu", dtype="fp32")
     draw(engine)

@@ -18,14 +18,14 @@ from runai.cli.fetch.wellknown import WELL_KNOWN
 from runai.engine.catalogue import Catalogue
 from runai.engine.conversion import form_of
 from runai.schema import codec
-from runai.settings import ROWS, SWITCH, Row
+from runai.settings import ROWS, SWITCH, Row, as_text
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def flag_line(row: Row) -> str:
-    default = "off" if row.kind is SWITCH else f"`{row.default}`".replace(str(Path.home()), "~")
+    default = "off" if row.kind is SWITCH else f"`{as_text(row.default)}`".replace(str(Path.home()), "~")
     return f"| `{row.flag}` | {default} | {row.help} |"
 
 

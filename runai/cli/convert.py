@@ -1,7 +1,7 @@
 """`runai models convert SOURCE TARGET`: one form of a model into another.
 
 The target's ending says which: .safetensors, .ckpt, or none for a diffusers folder. A path
-that is not there as it stands is looked for below the base path.
+that is not there as it stands is looked for below the base paths.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
     stay_offline()
     from runai.engine import conversion  # imports torch
 
-    source, target = _beside(arguments, bases) if arguments.to else _named(arguments, bases[0])
+    source, target = _beside(arguments, bases) if arguments.to else _named(arguments, bases)
     conversion.check_target(target, force=arguments.force)
     planned = conversion.plan(source, target, bases)
     total = planned.total_bytes
@@ -62,13 +62,15 @@ def command_line() -> Parser:
     return parser
 
 
-def _named(arguments: Namespace, base: Path) -> tuple[Path, Path]:
-    """Two paths, as they stand; a source that is not there is looked for below the base path."""
+def _named(arguments: Namespace, bases: Sequence[Path]) -> tuple[Path, Path]:
+    """Two paths, as they stand; a source that is not there is looked for below the base paths."""
     source: Path = arguments.source
     if arguments.target is None:
         raise InvalidSetting("Where to, is not said.", hint="Give TARGET, or --to.")
-    below = not (source.exists() or source.is_absolute())
-    return base / source if below else source, arguments.target
+    if source.exists() or source.is_absolute():
+        return source, arguments.target
+    below = [base / source for base in bases]
+    return next((path for path in below if path.exists()), below[0]), arguments.target
 
 
 def _beside(arguments: Namespace, bases: Sequence[Path]) -> tuple[Path, Path]:

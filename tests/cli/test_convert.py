@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,13 @@ def test_a_model_is_converted_and_the_target_told(
 
 def test_a_source_is_looked_for_below_the_base_path_too(base: Path, tmp_path: Path) -> None:
     assert convert(base, "Lora/style.ckpt", tmp_path / "style.safetensors") == 0
+
+
+def test_a_source_is_looked_for_below_every_base_path(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    bases = f"{tmp_path / 'empty'}{os.pathsep}{base}"
+    words = ["Lora/style.ckpt", str(tmp_path / "style.safetensors"), "--model-base-path", bases]
+    assert main(["models", "convert", *words]) == 0
 
 
 def test_a_target_that_is_there_is_replaced_only_by_force(

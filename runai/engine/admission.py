@@ -1,8 +1,9 @@
 """From a request to its drawing: which model, whether it can, and the samples at their first step.
 
-Rules: everything that can be refused without loading anything is refused first. A default is
-not a request: where the model's default number of steps is more than the server allows, it is
-lowered, not refused. What is done otherwise than asked is told in a note.
+Rules: everything that can be refused without loading anything is refused first (`check`), and
+pictures that were read to find out are handed on, not read twice. A default is not a request:
+where the model's default number of steps is more than the server allows, it is lowered, not
+refused. What is done otherwise than asked is told in a note.
 
 Does not load models and knows no memory plan; `engine` gives it the model to draw with.
 """
@@ -11,12 +12,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
-from runai.engine import canvas, finish, loras, starts
+from runai.engine import canvas, finish, loras, prompting, samplers, starts
 from runai.engine.archs import ARCHS, Arch, Defaults
+from runai.engine.canvas import Given
 from runai.engine.catalogue import Catalogue, Entry
 from runai.engine.distillations import DISTILLATIONS
 from runai.engine.drawing import Drawing
@@ -25,7 +27,7 @@ from runai.engine.hashes import short_hash
 from runai.engine.loras import LoraShelf
 from runai.engine.model import LoadedModel
 from runai.engine.plan import Plan
-from runai.engine.prompting import read
+from runai.engine.prompting import Reading
 from runai.engine.prompts import Prompts
 from runai.engine.safety import SafetyFilter
 from runai.engine.watermark import Watermark
@@ -34,6 +36,15 @@ from runai.schema.limits import Limits
 from runai.schema.requests import GenerationRequest
 
 PROMPT_CACHE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was read of a request before there was a model: its prompts, its pictures."""
+
+    reading: Reading
+    given: Given
+    notes: tuple[str, ...]
 
 
 class Admission:
@@ -74,29 +85,44 @@ class Admission:
             return None
         return self._catalogue.find(request.vae, entry.version, kind="vae")
 
-    def check(self, request: GenerationRequest, entry: Entry) -> None:
+    def check(self, request: GenerationRequest, entry: Entry) -> Checked:
         """Refuse what can be refused before anything is loaded."""
-        if entry.arch:
-            _check_task(request, entry, ARCHS[entry.arch])
-        self._safety.require(request, entry)
+        arch = ARCHS[entry.arch]
+        _check_task(request, entry, arch)
+        choices = self._choices(request, _expected_defaults(entry, arch))
+        samplers.require(choices.sampler)
+        reading = prompting.read(request)
+        steps = samplers.steps_drawn(request, arch, choices)
+        prompting.parse(reading.prompt, reading.dialect, steps)
+        if choices.guidance_scale > 1:
+            prompting.parse(reading.negative, reading.dialect, steps, "negative_prompt")
+        self._shelf.check(entry, reading.loras)
+        given = canvas.read(request, arch, self._limits)
+        self._watermark.require(request, given.extent)
+        unchecked = self._safety.require(request, entry)
+        return Checked(reading, given, tuple(unchecked))
 
     @torch.inference_mode()
     def begin(
-        self, key: str, request: GenerationRequest, model: LoadedModel, plan: Plan
+        self,
+        key: str,
+        request: GenerationRequest,
+        checked: Checked,
+        model: LoadedModel,
+        plan: Plan,
     ) -> Drawing:
         """The drawing of a request with a loaded model, all its samples at their first step."""
         _check_task(request, model.entry, model.arch)
-        choices = _choices(request, model, self._limits)
-        reading = read(request)
-        adapters = self._shelf.prepare(model, reading.loras)
+        choices = self._choices(request, model.defaults)
+        adapters = self._shelf.prepare(model, checked.reading.loras)
         self._shelf.activate(model, adapters)
         conditioning = self._prompts.encode(
             model, request, choices, loras=loras.text_key(adapters), embeddings=self._embeddings
         )
         self.prompt_cache_bytes = self._prompts.cache.bytes
         with finish.vae_ready(model, tiled=plan.tiled):
-            prepared = canvas.prepare(model, request, self._limits)
-        unmarked = self._watermark.require(request, *prepared.extent.size)
+            prepared = canvas.prepare(model, request, checked.given, self._limits)
+        unmarked = self._watermark.require(request, prepared.extent)
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         samples = [
             starts.start(model, request, choices, prepared, conditioning, seed + i, adapters)
@@ -108,7 +134,7 @@ class Admission:
             model=model,
             choices=choices,
             canvas=prepared,
-            reading=reading,
+            reading=checked.reading,
             model_hash=self._hash_of(model.entry),
             seed=seed,
             samples=samples,
@@ -117,10 +143,16 @@ class Admission:
                 *_notes(request, model, choices),
                 *loras.notes(adapters),
                 *conditioning.notes,
-                *self._safety.require(request, model.entry),
+                *checked.notes,
                 *unmarked,
             ),
         )
+
+    def _choices(self, request: GenerationRequest, defaults: Defaults) -> Defaults:
+        choices, most = defaults.overridden_by(request), self._limits.max_steps
+        if request.num_inference_steps is None and choices.num_inference_steps > most:
+            return replace(choices, num_inference_steps=most)
+        return choices
 
     def _hash_of(self, entry: Entry) -> str | None:
         """The web UI's short hash, if it is known by now."""
@@ -139,11 +171,10 @@ def _check_task(request: GenerationRequest, entry: Entry, arch: Arch) -> None:
     )
 
 
-def _choices(request: GenerationRequest, model: LoadedModel, limits: Limits) -> Defaults:
-    choices = model.defaults.overridden_by(request)
-    if request.num_inference_steps is None and choices.num_inference_steps > limits.max_steps:
-        return replace(choices, num_inference_steps=limits.max_steps)
-    return choices
+def _expected_defaults(entry: Entry, arch: Arch) -> Defaults:
+    """A model's, as far as its file tells: whether its UNet is told the guidance shows later."""
+    distillation = DISTILLATIONS.get(entry.distillation or "")
+    return distillation.defaults_for(told=False) if distillation else arch.defaults
 
 
 def _notes(request: GenerationRequest, model: LoadedModel, choices: Defaults) -> Iterator[str]:
@@ -155,3 +186,5 @@ def _notes(request: GenerationRequest, model: LoadedModel, choices: Defaults) ->
         yield "The strength was not used: this model draws the whole picture anew, by words."
     if told and request.negative_prompt:
         yield "The negative prompt was not used: this model is guided without one."
+    elif request.negative_prompt and choices.guidance_scale <= 1:
+        yield "The negative prompt was not used: there is none with a guidance of 1 or less."

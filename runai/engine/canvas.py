@@ -1,7 +1,8 @@
 """A request's canvas: what its pictures have in common, read and encoded once.
 
 Its size, and the given pictures as the networks see them. Everything that depends on a seed
-is left to `starts`. Sizes are checked before anything of that size is made.
+is left to `starts`. Pictures are read, and sizes checked, before there is a model (`read`); what
+the networks make of them comes after (`prepare`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 
 from runai.engine import images
+from runai.engine.archs import Arch
 from runai.engine.geometry import Extent, chosen
 from runai.engine.model import LoadedModel
 from runai.errors import ModelUnsupported
@@ -48,28 +50,53 @@ class Canvas:
     small: torch.Tensor | None = None
 
 
-def prepare(model: LoadedModel, request: GenerationRequest, limits: Limits) -> Canvas:
-    """The canvas of a request: reads and encodes its pictures. Raises a RequestError.
+@dataclass(frozen=True)
+class Given:
+    """What a request gives to draw from. `picture`: RGB. `mask`: L, white = repaint.
+
+    `extent`: of what is to be drawn, as far as a model has no say in it.
+    """
+
+    picture: images.Picture | None = None
+    mask: images.Picture | None = None
+    extent: Extent | None = None
+
+
+def read(request: GenerationRequest, arch: Arch, limits: Limits) -> Given:
+    """A request's pictures, unpacked. Raises InvalidImage, and TooManyPixels for what is given
+    and for what is to be drawn.
+    """
+    if isinstance(request, TextToImage):
+        both = Extent(request.width or 0, request.height or 0)
+        return Given(extent=_checked(both, limits) if all(both.size) else None)
+    given = images.read(request.image, "image", limits)
+    picture = images.opaque(given)
+    if isinstance(request, Upscale):
+        return Given(picture, extent=_enlarged(picture, arch, limits))
+    extent = chosen(request.width, request.height, Extent(*given.size).floor())
+    mask = None if isinstance(request, ImageToImage) else _mask_picture(request, given, limits)
+    return Given(picture, mask, _checked(extent, limits))
+
+
+def prepare(model: LoadedModel, request: GenerationRequest, given: Given, limits: Limits) -> Canvas:
+    """The canvas of a request from what was read of it. Raises TooManyPixels.
 
     The model must be able to do the request's task (`arch.tasks`).
     """
     if isinstance(request, TextToImage):
-        return Canvas(_extent(request, Extent(model.size, model.size), limits))
-    given = images.read(request.image, "image", limits)
+        own = Extent(model.size, model.size)
+        return Canvas(_checked(chosen(request.width, request.height, own), limits))
+    assert given.picture is not None and given.extent is not None  # all other tasks have both
     if isinstance(request, Upscale):
-        return _enlarging(model, images.opaque(given), limits)
-    extent = _extent(request, Extent(*given.size).floor(), limits)
-    if isinstance(request, ImageToImage):
-        return _FROM_PICTURE[model.arch.beside](
-            model, images.opaque(given), Canvas(extent, request.strength)
-        )
-    mask = _mask_picture(request, given, limits)
-    return _masked(model, Canvas(extent, request.strength), images.opaque(given), mask)
+        return _enlarging(model, given.picture, given.extent)
+    canvas = Canvas(given.extent, request.strength)
+    if given.mask is None:
+        return _FROM_PICTURE[model.arch.beside](model, given.picture, canvas)
+    return _masked(model, canvas, given.picture, given.mask)
 
 
-def _extent(request: GenerationRequest, fallback: Extent, limits: Limits) -> Extent:
+def _checked(extent: Extent, limits: Limits) -> Extent:
     """The size to draw; TooManyPixels before anything of that size is made."""
-    extent = chosen(request.width, request.height, fallback)
     limits.check_size(*extent.size, field="width")
     return extent
 
@@ -125,11 +152,18 @@ def _depths(model: LoadedModel, picture: images.Picture, extent: Extent) -> torc
     return 2 * (depths - low) / (high - low).clamp_min(torch.finfo(depths.dtype).tiny) - 1
 
 
-def _enlarging(model: LoadedModel, picture: images.Picture, limits: Limits) -> Canvas:
-    """The picture, cut down to whole latents, is itself as large as the latents drawn from it."""
-    small = Extent(*picture.size).floor(model.scale, smallest=model.scale)
-    extent = Extent(small.width * model.scale, small.height * model.scale)
+def _enlarged(picture: images.Picture, arch: Arch, limits: Limits) -> Extent:
+    """What a picture, cut down to whole latents, comes to. Raises TooManyPixels."""
+    scale = arch.scale
+    small = Extent(*picture.size).floor(scale, smallest=scale)
+    extent = Extent(small.width * scale, small.height * scale)
     limits.check_size(*extent.size, field="image")
+    return extent
+
+
+def _enlarging(model: LoadedModel, picture: images.Picture, extent: Extent) -> Canvas:
+    """The picture is itself as large as the latents drawn from it."""
+    small = Extent(extent.width // model.scale, extent.height // model.scale)
     processor = VaeImageProcessor(vae_scale_factor=model.scale, resample="bicubic")
     return Canvas(extent, small=_pixels(processor, picture, small).to(model.device))
 

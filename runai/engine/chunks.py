@@ -17,10 +17,28 @@ from dataclasses import dataclass
 from runai.engine.model import TextEncoder
 from runai.engine.prompting import Break, Line
 from runai.engine.prompting.words import Word, Words
+from runai.errors import InvalidField
 
 COMMA_REACH = 20
 Count = Callable[[Word], int | None]
 """How many vectors a word has in this encoder; None: it has none, so it is text."""
+
+
+@dataclass
+class Allowance:
+    """How many chunks a request may still have."""
+
+    most: int
+    spent: int = 0
+
+    def spend(self, chunks: int) -> None:
+        self.spent += chunks
+        if self.spent > self.most:
+            raise InvalidField(
+                f"The prompts come to more than {self.most} chunks of text, all steps together.",
+                hint="Shorten them, or let fewer steps change them.",
+                field="prompt",
+            )
 
 
 @dataclass(frozen=True)

@@ -6,23 +6,26 @@ token), or one for each of SDXL's text encoders (`clip_l`, `clip_g`). Whether a 
 model is seen from the width; where it does not, the word is read as the text it is, and a
 note says so.
 
-Rules: files are read when first named, and again when they change. One thread. Not here:
-finding the words in a prompt, and what the text encoder does with vectors (`prompts`).
+Rules: files are read when first named, and again when they change; none that is larger than
+any word can be is read, and past `MAX_BYTES` the longest unused are forgotten. One thread. Not
+here: finding the words in a prompt, and what the text encoder does with vectors (`prompts`).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from runai.engine.catalogue import Catalogue, Entry
+from runai.engine.detection.adapters import MAX_NUMBERS
 from runai.engine.model import LoadedModel
-from runai.engine.small_files import read_whole
-from runai.errors import ModelError
+from runai.engine.small_files import index, read
+from runai.errors import ModelBroken, ModelError
 
-MOST_KEPT = 256
+MAX_BYTES = 32 * 2**20  # of all that is kept
 # SDXL's two text encoders by their place in the model
 _OF_TWO = ("clip_l", "clip_g")
 
@@ -32,6 +35,10 @@ class _Read:
     stamp: tuple[int, int]
     tensors: dict[str, torch.Tensor]
     fault: str = ""
+
+    @property
+    def byte_size(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 class Embeddings:
@@ -75,24 +82,32 @@ class Embeddings:
         if kept is None or kept.stamp != entry.stamp:
             kept = _read(entry)
         self._read[entry.path] = kept
-        if len(self._read) > MOST_KEPT:
+        while self.byte_size > MAX_BYTES:
             del self._read[next(iter(self._read))]
         return kept
+
+    @property
+    def byte_size(self) -> int:
+        """Of all that is kept, in main memory."""
+        return sum(kept.byte_size for kept in self._read.values())
 
 
 def _read(entry: Entry) -> _Read:
     try:
-        return _Read(entry.stamp, _vectors_in(read_whole(entry.path)[0]))
+        return _Read(entry.stamp, _vectors_in(entry.path))
     except ModelError as error:
         return _Read(entry.stamp, {}, error.message.rstrip("."))
     except OSError as error:
         return _Read(entry.stamp, {}, f"it cannot be read ({error.strerror})")
 
 
-def _vectors_in(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors that can be vectors, each vectors × width, finite."""
-    wide = {name: tensor.reshape(-1, tensor.shape[-1]) for name, tensor in tensors.items()
-            if tensor.ndim in (1, 2) and tensor.numel() > 1}  # fmt: skip
+def _vectors_in(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors that can be vectors, each vectors × width, finite. Raises a ModelError."""
+    rows = {name: row for name, row in index(path)[0].items()
+            if len(row.shape) in (1, 2) and math.prod(row.shape) > 1}  # fmt: skip
+    if sum(math.prod(row.shape) for row in rows.values()) > MAX_NUMBERS:
+        raise ModelBroken(f"{path.name} is larger than any embedding.")
+    wide = {name: tensor.reshape(-1, tensor.shape[-1]) for name, tensor in read(rows).items()}
     return {name: tensor for name, tensor in wide.items() if tensor.isfinite().all()}
 
 

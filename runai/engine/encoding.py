@@ -18,13 +18,13 @@ import hashlib
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from runai.engine.chunks import Chunk, chunked
+from runai.engine.chunks import Allowance, Chunk, chunked
 from runai.engine.model import LoadedModel, TextEncoder
 from runai.engine.prompting import Composition, Fragment, Line, Part
 from runai.engine.prompting.words import Word, Words
@@ -36,21 +36,17 @@ NOTHING: frozenset[int] = frozenset()
 SMALLEST = 1e-5  # compel's: the tangent of a weight of 0 would be infinite
 
 
-@dataclass
-class Allowance:
-    """How many chunks a request may still have."""
+class Inversions(Protocol):
+    """The textual inversions there are. See `embeddings.Embeddings`."""
 
-    most: int
-    spent: int = 0
+    def names(self) -> frozenset[str]:
+        """In small letters."""
 
-    def spend(self, chunks: int) -> None:
-        self.spent += chunks
-        if self.spent > self.most:
-            raise InvalidField(
-                f"The prompts come to more than {self.most} chunks of text, all steps together.",
-                hint="Shorten them, or let fewer steps change them.",
-                field="prompt",
-            )
+    def vectors(self, model: LoadedModel, word: str) -> Sequence[torch.Tensor] | None:
+        """For each of the model's text encoders, vectors × width; None: not for this model."""
+
+    def note(self, model: LoadedModel, word: str) -> str | None:
+        """Why a word means nothing to this model; None if it does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +54,8 @@ class Reader:
     """One text encoder and how a request has it read.
 
     `skip`: last layers left out. `loras`: what is active, as part of what identifies a text.
-    `vectors`: of the textual inversions this encoder knows, words × width each.
+    `vectors`: of the textual inversions this encoder knows, words × width each. `chunks`: of the
+    lines that were counted.
     """
 
     encoder: TextEncoder
@@ -69,20 +66,23 @@ class Reader:
     vectors: dict[str, torch.Tensor]
     skip: int = 0
     loras: Hashable = ()
+    chunks: dict[Line, tuple[Chunk, ...]] = field(default_factory=dict)
 
-    def chunks(self, line: Line) -> tuple[Chunk, ...]:
-        """Of a line; counted against the allowance."""
-        chunks = chunked(line, self.encoder, self.words, self._count)
-        self.allowance.spend(len(chunks))
-        return chunks
+    def count(self, composition: Composition, dialect: PromptDialect) -> None:
+        """Spend what encoding a composition will take. Raises InvalidField."""
+        for line in (line for part in composition for line in part.lines):
+            chunks = self.chunks[line] = chunked(line, self.encoder, self.words, self._vectors_of)
+            hidden = _downweighted(line) if dialect == "compel" else ()
+            again = sum(bool(chunk.places_of(i)) for chunk in chunks for i in hidden)
+            self.allowance.spend(len(chunks) + again)
 
-    def _count(self, word: Word) -> int | None:
+    def _vectors_of(self, word: Word) -> int | None:
         vectors = self.vectors.get(word.name)
         return None if vectors is None else len(vectors)
 
     def empty(self) -> Said:
         """What it says of no text."""
-        return self.said(chunked((), self.encoder, self.words, self._count)[0])
+        return self.said(chunked((), self.encoder, self.words, self._vectors_of)[0])
 
     def said(self, chunk: Chunk, hidden: frozenset[int] = NOTHING) -> Said:
         """What it says of a chunk, with the tokens at the places `hidden` masked."""
@@ -198,7 +198,7 @@ def _moved(empty: torch.Tensor, state: torch.Tensor, weight: float) -> torch.Ten
 
 
 def _line(reader: Reader, line: Line, dialect: PromptDialect) -> Encoded:
-    chunks = reader.chunks(line)
+    chunks = reader.chunks[line]
     said = [reader.said(chunk) for chunk in chunks]
     states = tuple(s.states for s in said)
     if dialect == "compel" and _is_weighted(chunks):
@@ -224,18 +224,22 @@ def _as_web_ui(chunk: Chunk, states: torch.Tensor) -> torch.Tensor:
 
 
 def _as_compel(reader: Reader, line: Line, chunks: Sequence[Chunk]) -> tuple[torch.Tensor, ...]:
-    less = {i: p.weight for i, p in enumerate(line) if isinstance(p, Fragment) and p.weight < 1}
+    less = _downweighted(line)
     shares = {i: math.tan((1 - max(w, SMALLEST)) * math.pi / 2) for i, w in less.items()}
     total = 1 + sum(shares.values())
     mixed = []
     for chunk in chunks:
         base = _stretched(reader, chunk, NOTHING)
         here = {i: places for i in less if (places := chunk.places_of(i))}
-        reader.allowance.spend(len(here))
         whole = base * (total - sum(shares[i] for i in here))
         hidden = (shares[i] * _stretched(reader, chunk, p) for i, p in here.items())
         mixed.append(sum(hidden, whole) / total)
     return tuple(mixed)
+
+
+def _downweighted(line: Line) -> dict[int, float]:
+    """The fragments that count less than 1, by index, with their weights."""
+    return {i: p.weight for i, p in enumerate(line) if isinstance(p, Fragment) and p.weight < 1}
 
 
 def _stretched(reader: Reader, chunk: Chunk, hidden: frozenset[int]) -> torch.Tensor:

@@ -82,7 +82,7 @@ class TorchEngine:
         self._fitting = Fitting(self._cache, self._drawings)
         self._filter = SafetyFilter(paths, place, self._folders, nsfw_filter_missing)
         watermark = Watermark(watermark_missing)
-        self._shelf = LoraShelf(self._catalogue)
+        self._shelf = LoraShelf(self._catalogue, self._fitting.make_room)
         self._admission = Admission(
             self._catalogue, self._shelf, self._filter, watermark, limits or Limits()
         )
@@ -134,12 +134,12 @@ class TorchEngine:
     def admit(self, key: str, request: GenerationRequest) -> None:
         """Start the samples of a request; see Engine.admit."""
         entry, notes = self._admission.resolve(request)
-        self._admission.check(request, entry)
+        checked = self._admission.check(request, entry)
         drawing = self._fitting.begin(
             request,
             entry,
             self._admission.vae_of(request, entry),
-            lambda model, plan: self._admission.begin(key, request, model, plan),
+            lambda model, plan: self._admission.begin(key, request, checked, model, plan),
         )
         drawing.notes = (*notes, *drawing.notes)
         for sample in drawing.samples:

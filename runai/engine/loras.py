@@ -1,36 +1,34 @@
 """LoRAs: small files that change how a model draws, several at once, each request its own.
 
-Theory of operation. `prepare` finds the files a request names, works out what each adds to
-each layer of the request's model (`loras_files`, `loras_names`, `loras_additions`) and gives a
-`LoraSet`. `activate` puts a set in force: every layer concerned has a forward hook that adds
-to its output what the active set says. So weights are never written to, a set is switched by
-replacing lists, and without one the hook returns nothing: the network's own output, bit for
-bit. Sets may alternate at every step; samples with equal sets may share a UNet call.
+Theory of operation. `check` looks into the files a request names. `prepare` works out what each
+adds to each layer of the request's model (`loras_fitting`) and gives a `LoraSet`. `activate`
+puts a set in force: every layer concerned has a forward hook that adds to its output what the
+active set says. So weights are never written to, a set is switched by replacing lists, and
+without one the hook returns nothing: the network's own output, bit for bit. Sets may alternate
+at every step; samples with equal sets may share a UNet call.
 
 PEFT, with which diffusers does the same, replaces the layers by wrappers of other names, which
 whoever moves, counts or saves the weights would have to know of; reads no file whole that
 adds to a text encoder only, or to layers it does not expect; and takes two seconds to import.
 
 Rules: what is worked out is kept per model and goes with it; past `max_bytes` over all models
-the longest unused goes first, but never what a sample still holds. One thread.
+the longest unused goes first, but never what a sample still holds. Room is asked for before
+anything is read. One thread.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from runai.engine import loras_files
+from runai.engine import loras_fitting
 from runai.engine.catalogue import Catalogue, Entry
-from runai.engine.loras_additions import Addition, WrongShape, make
-from runai.engine.loras_names import text_spellings, unet_spellings
+from runai.engine.loras_additions import Addition
 from runai.engine.model import LoadedModel
-from runai.engine.small_files import read_whole
-from runai.errors import ModelUnsupported
 from runai.schema.requests import Lora
 
 MAX_BYTES = 2 * 2**30
@@ -51,7 +49,7 @@ class Adapter:
 
     @property
     def key(self) -> Key:
-        return str(self.entry.path), self.entry.stamp
+        return _key(self.entry)
 
     @property
     def byte_size(self) -> int:
@@ -88,8 +86,14 @@ def notes(loras: LoraSet) -> tuple[str, ...]:
 class LoraShelf:
     """The LoRAs in memory, by model."""
 
-    def __init__(self, catalogue: Catalogue, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        make_room: Callable[[int], None] = lambda _: None,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
         self._catalogue = catalogue
+        self._make_room = make_room
         self._max_bytes = max_bytes
         # by UNet: what is loaded of a model goes with it, whatever VAE it is used with
         self._models: weakref.WeakKeyDictionary[Any, _Adapted] = weakref.WeakKeyDictionary()
@@ -97,31 +101,29 @@ class LoraShelf:
 
     @property
     def byte_size(self) -> int:
-        """Of all that is kept, in bytes."""
-        return sum(k.adapter.byte_size for m in self._models.values() for k in m.kept.values())
+        """Of all that is kept or drawn with, in bytes."""
+        return sum(a.byte_size for adapted in self._models.values() for a in adapted.alive())
+
+    def check(self, model: Entry, wanted: Sequence[Lora]) -> None:
+        """Raise, before the model is loaded, the ModelError of a LoRA that is not there, is
+        damaged or of no known kind, or was made for another architecture.
+        """
+        for entry, _, _ in self._weighed(model, wanted):
+            loras_fitting.check(entry, loras_fitting.look(entry), model)
 
     def prepare(self, model: LoadedModel, wanted: Sequence[Lora]) -> LoraSet:
-        """The set of these LoRAs for this model. Raises a ModelError that names the LoRA.
+        """The set of these LoRAs for this model. Raises a ModelError that names the LoRA, and
+        OutOfMemory.
 
         One named twice counts with the sum of its weights; weights of 0 leave it out. The
         order does not matter.
         """
-        weights: dict[Key, tuple[Entry, float, float]] = {}
-        for lora in wanted:
-            entry = self._catalogue.find(lora.name, model.entry.version, kind="lora")
-            text = lora.weight if lora.text_weight is None else lora.text_weight
-            _, weight, text_weight = weights.get((str(entry.path), entry.stamp), (entry, 0.0, 0.0))
-            weights[str(entry.path), entry.stamp] = (
-                entry,
-                weight + lora.weight,
-                text_weight + text,
-            )
         members = [
             Member(self._adapter(model, entry), weight, text_weight)
-            for _, (entry, weight, text_weight) in sorted(weights.items())
+            for entry, weight, text_weight in self._weighed(model.entry, wanted)
             if weight or text_weight
         ]
-        self._forget_the_oldest()
+        self._forget(self._max_bytes, least=1)
         return tuple(members)
 
     def activate(self, model: LoadedModel, loras: LoraSet) -> None:
@@ -130,19 +132,49 @@ class LoraShelf:
         if adapted is not None:
             adapted.activate(loras)
 
+    def _weighed(
+        self, model: Entry, wanted: Sequence[Lora]
+    ) -> Iterable[tuple[Entry, float, float]]:
+        """Each file once, with its weights for the UNet and the text encoders, by path."""
+        found: dict[Key, tuple[Entry, float, float]] = {}
+        for lora in wanted:
+            entry = self._catalogue.find(lora.name, model.version, kind="lora")
+            _, unet, text = found.get(_key(entry), (entry, 0.0, 0.0))
+            added = lora.weight if lora.text_weight is None else lora.text_weight
+            found[_key(entry)] = entry, unet + lora.weight, text + added
+        return [found[key] for key in sorted(found)]
+
     def _adapter(self, model: LoadedModel, entry: Entry) -> Adapter:
         adapted = self._models.get(model.unet)
         if adapted is None:
             adapted = self._models[model.unet] = _Adapted()
         self._clock += 1
-        return adapted.get(model, entry, self._clock)
+        return adapted.known(entry, self._clock) or adapted.keep(
+            self._read(model, entry), self._clock
+        )
 
-    def _forget_the_oldest(self) -> None:
+    def _read(self, model: LoadedModel, entry: Entry) -> Adapter:
+        fitted = loras_fitting.fit(model, entry, loras_fitting.look(entry))
+        self._forget(self._max_bytes - fitted.kept_bytes, least=0)
+        loras_fitting.ask_for_room(model, entry, fitted, self._make_room)
+        adapter = Adapter(entry, unused=fitted.unused)
+        for of_unet, layer, addition in loras_fitting.additions(model, entry, fitted):
+            (adapter.unet if of_unet else adapter.texts)[layer] = addition
+        return adapter
+
+    def _forget(self, most_bytes: int, *, least: int) -> None:
+        """The longest unused, until the rest is small enough or as few as `least`."""
         kept = [(k, m) for m in self._models.values() for k in m.kept.values()]
         kept.sort(key=lambda pair: pair[0].used)
-        while len(kept) > 1 and self.byte_size > self._max_bytes:
+        total = sum(k.adapter.byte_size for k, _ in kept)
+        while len(kept) > least and total > most_bytes:
             oldest, adapted = kept.pop(0)
+            total -= oldest.adapter.byte_size
             del adapted.kept[oldest.adapter.key]
+
+
+def _key(entry: Entry) -> Key:
+    return str(entry.path), entry.stamp
 
 
 @dataclass
@@ -163,11 +195,15 @@ class _Adapted:
         self._slots: dict[Any, _Slot] = {}
         self._active: LoraSet = ()
 
-    def get(self, model: LoadedModel, entry: Entry, now: int) -> Adapter:
-        adapter = self._known.get((str(entry.path), entry.stamp))
-        if adapter is None:
-            adapter = _fit(model, entry)
-            self._known[adapter.key] = adapter
+    def alive(self) -> Iterable[Adapter]:
+        return list(self._known.values())
+
+    def known(self, entry: Entry, now: int) -> Adapter | None:
+        adapter = self._known.get(_key(entry))
+        return None if adapter is None else self.keep(adapter, now)
+
+    def keep(self, adapter: Adapter, now: int) -> Adapter:
+        self._known[adapter.key] = adapter
         self.kept[adapter.key] = _Kept(adapter, now)
         return adapter
 
@@ -202,59 +238,3 @@ class _Slot:
         for addition, weight in self.active:
             said = said + addition.added(layer, given[0], weight)
         return said
-
-
-# --- from a file to a model's layers -----------------------------------------------------
-
-
-def _fit(model: LoadedModel, entry: Entry) -> Adapter:
-    """Read a file and find the model's layers for it. Raises a ModelError."""
-    tensors, metadata = read_whole(entry.path)
-    content = loras_files.sort(tensors, metadata, entry.name)
-    adapter, layers = Adapter(entry), dict(_layers(model))
-    adapter.unused = len(content.unknown)
-    misfits: list[str] = []
-    for layer, parts in content.layers.items():
-        found = layers.get(layer)
-        if found is None:
-            adapter.unused += 1
-            continue
-        additions = adapter.unet if layer[0] == "unet" else adapter.texts
-        try:
-            additions[found] = make(found, parts, content.alpha_of(layer), model.place)
-        except (WrongShape, RuntimeError, LookupError, ValueError) as error:
-            misfits.append(f"{layer[1]}: {str(error).splitlines()[0]}")
-    if misfits or not (adapter.unet or adapter.texts):
-        raise _does_not_fit(model, entry, misfits)
-    return adapter
-
-
-def _does_not_fit(model: LoadedModel, entry: Entry, misfits: list[str]) -> ModelUnsupported:
-    what = f" ({misfits[0]})" if misfits else " (it knows none of its layers)"
-    made_for = f"a LoRA for {entry.arch}" if entry.arch else "a LoRA for another architecture"
-    return ModelUnsupported(
-        f"{entry.name} is {made_for} and does not fit {model.name}, which is {model.arch.name}"
-        f"{what}.",
-        hint="Use it with a model of the architecture it was trained on.",
-        field="loras",
-    )
-
-
-def _layers(model: LoadedModel) -> dict[tuple[str, str], Any]:
-    """The layers of a model that can be added to, by part and by each flat spelling."""
-    found: dict[tuple[str, str], Any] = {}
-    unet = _weighted(model.unet)
-    for spelling, name in unet_spellings(unet, model.unet.config).items():
-        found["unet", spelling] = unet[name]
-    # SDXL's refiner has the second of SDXL's text encoders only
-    first = 2 if model.arch.added == "aesthetic" else 1
-    for number, text in enumerate(model.texts, first):
-        layers = _weighted(text.network)
-        for spelling, name in text_spellings(layers).items():
-            found[f"text{number}", spelling] = layers[name]
-    return found
-
-
-def _weighted(network: Any) -> dict[str, Any]:
-    kinds = (torch.nn.Linear, torch.nn.Conv2d)
-    return {name: m for name, m in network.named_modules() if isinstance(m, kinds)}

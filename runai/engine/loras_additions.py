@@ -26,11 +26,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from runai.engine.loras_shapes import WrongShape, kept_numbers, kind_of
+
 Parts = Mapping[str, torch.Tensor]
-
-
-class WrongShape(ValueError):
-    """The tensors do not belong to a layer of this shape."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +92,14 @@ def make(layer: Any, parts: Parts, alpha: float | None, place: Any) -> Addition:
     the rank. Raises WrongShape if they do not fit the layer.
     """
     values = {role: tensor.float() for role, tensor in parts.items()}
+    if "magnitudes" in values:
+        values["magnitude"] = values.pop("magnitudes").flatten()
     if "alpha" in values:
         alpha = float(values["alpha"])
-    if "down" in values and "magnitude" not in values:
+    if "down" in values and kind_of(values) is None:
         return _low_rank(layer, values, alpha, place)
+    kept_numbers(layer.weight.shape, {role: value.shape for role, value in values.items()})
     change = _change(layer, values, alpha)
-    wanted = layer.weight.shape
-    if change is not None and (len(change), change.numel()) != (wanted[0], wanted.numel()):
-        raise WrongShape(f"{tuple(change.shape)} for {tuple(layer.weight.shape)}")
     bias = values.get("diff_b")
     if bias is not None and bias.shape != layer.weight.shape[:1]:
         raise WrongShape(f"a bias of {tuple(bias.shape)}")
@@ -112,8 +110,7 @@ def make(layer: Any, parts: Parts, alpha: float | None, place: Any) -> Addition:
 
 
 def _placed(tensor: torch.Tensor, place: Any) -> torch.Tensor:
-    # copied also where nothing changes: the file may be overwritten while it is mapped
-    return tensor.to(place.device, place.dtype, copy=True).contiguous()
+    return tensor.to(place.device, place.dtype).contiguous()
 
 
 def _low_rank(layer: Any, values: Parts, alpha: float | None, place: Any) -> LowRank:
@@ -139,10 +136,8 @@ def _scale(alpha: float | None, rank: int) -> float:
 
 def _change(layer: Any, values: Parts, alpha: float | None) -> torch.Tensor | None:
     """ΔW, fp32, on the processor."""
-    for role, kind in _KINDS.items():
-        if role in values:
-            return kind(layer, values, alpha)
-    return None
+    role = kind_of(values)
+    return None if role is None else _KINDS[role](layer, values, alpha)
 
 
 def _base(layer: Any) -> torch.Tensor:
@@ -153,8 +148,6 @@ def _base(layer: Any) -> torch.Tensor:
 def _dora(layer: Any, values: Parts, alpha: float | None) -> torch.Tensor:
     down, up, base = values["down"], values["up"], _base(layer)
     product = up.flatten(1) @ down.flatten(1)
-    if product.numel() != base.numel():
-        raise WrongShape(f"{tuple(product.shape)} for {tuple(base.shape)}")
     whole = base + _scale(alpha, len(down)) * product.reshape(base.shape)
     magnitude = values["magnitude"]
     per_input = magnitude.ndim > 1 and len(magnitude) == 1 and magnitude.shape[1] == base.shape[1]
@@ -212,9 +205,10 @@ def _ia3(layer: Any, values: Parts, alpha: float | None) -> torch.Tensor:
     return base * factors.reshape(*shape, *(1,) * (base.ndim - 2))
 
 
-# by a role that only this kind has
+# by the role that says so, see `loras_shapes`
 _KINDS: dict[str, Callable[[Any, Parts, float | None], torch.Tensor]] = {
     "magnitude": _dora,
+    "magnitudes": _dora,
     "hada_w1_a": _loha,
     "lokr_w1": _lokr,
     "lokr_w1_a": _lokr,

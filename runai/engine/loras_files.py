@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from runai.engine.loading.weights import Stored
 from runai.engine.loras_names import flat, part_and_layer
 from runai.engine.loras_roles import FOREIGN, ROLES
 from runai.errors import ModelUnsupported
 
-Parts = dict[str, Stored]  # by role
+T = TypeVar("T")  # a tensor, or where one is
 Layer = tuple[str, str]  # part of the model, flat name
 _ADAPTER = "lora_adapter_metadata"
 
@@ -40,10 +39,10 @@ _NEEDS = {
 
 
 @dataclass(frozen=True)
-class Content:
+class Content(Generic[T]):
     """What a file holds, by layer and role. `unknown`: names that no table knows."""
 
-    layers: dict[Layer, Parts]
+    layers: dict[Layer, dict[str, T]]
     unknown: list[str] = field(default_factory=list)
     alphas: dict[str, Any] = field(default_factory=dict)
 
@@ -57,12 +56,12 @@ class Content:
         return said.get("lora_alpha")
 
 
-def sort(rows: Mapping[str, Stored], metadata: Mapping[str, str], name: str) -> Content:
+def sort(rows: Mapping[str, T], metadata: Mapping[str, str], name: str) -> Content[T]:
     """Sort a file's tensors by layer and role. Raises ModelUnsupported for kinds not known.
 
     `name`: what the user calls the file.
     """
-    layers: dict[Layer, Parts] = {}
+    layers: dict[Layer, dict[str, T]] = {}
     unknown: list[str] = []
     for key, row in rows.items():
         suffix = next((s for s in _BY_LENGTH if key.endswith(s)), None)
@@ -70,16 +69,13 @@ def sort(rows: Mapping[str, Stored], metadata: Mapping[str, str], name: str) -> 
             _refuse_foreign(key, name)
             unknown.append(key)
             continue
-        role = ROLES[suffix]
-        # PEFT's has one number an output, whatever its form; kohya's form says along what
-        value = tensor.flatten() if suffix.startswith(".lora_magnitude") else tensor
-        layers.setdefault(part_and_layer(key.removesuffix(suffix)), {})[role] = value
+        layers.setdefault(part_and_layer(key.removesuffix(suffix)), {})[ROLES[suffix]] = row
     whole = {layer: parts for layer, parts in layers.items() if _is_whole(parts)}
     unknown += [f"{part} {n}" for (part, n), parts in layers.items() if (part, n) not in whole]
     return Content(whole, unknown, _alphas(metadata))
 
 
-def _is_whole(parts: Parts) -> bool:
+def _is_whole(parts: Mapping[str, T]) -> bool:
     """Whether nothing is missing and it is more than an alpha."""
     return set(parts) != {"alpha"} and all(_NEEDS.get(role, set()) <= set(parts) for role in parts)
 

@@ -23,9 +23,8 @@ ROLES = {
     ".lora.alpha": "alpha",
     "_lora.alpha": "alpha",
     ".dora_scale": "magnitude",
-    ".lora_magnitude_vector": "magnitude",
-    ".lora_magnitude_vector.weight": "magnitude",
-    ".lora_magnitude_vector.default.weight": "magnitude",
+    # PEFT's has one number an output, whatever its form; kohya's form says along what
+    **{f".lora_magnitude_vector{end}": "magnitudes" for end in ("", ".weight", ".default.weight")},
     **{f".hada_{x}": f"hada_{x}" for x in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
     **{f".lokr_{x}": f"lokr_{x}" for x in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
     ".scalar": "scalar",

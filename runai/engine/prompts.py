@@ -14,22 +14,24 @@ diffusers and the web UI; its refiner's is the encoded empty text, as in diffuse
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
 import torch
 
 from runai.engine import prompting
 from runai.engine.archs import Defaults
-from runai.engine.encoding import Allowance, Encoded, Reader, checked_skip, encoded
+from runai.engine.chunks import Allowance
+from runai.engine.encoding import Encoded, Inversions, Reader, checked_skip, encoded
 from runai.engine.model import LoadedModel
-from runai.engine.prompting import Composition, Script
+from runai.engine.prompting import Script
 from runai.engine.prompting.words import Word, Words
+from runai.engine.samplers import steps_drawn
 from runai.engine.text_cache import TextCache
-from runai.schema.requests import GenerationRequest, PromptDialect, TextToImage, Upscale
+from runai.schema.requests import GenerationRequest, PromptDialect
 
-# of one request: the longest two prompts for two encoders are 536, and steps may change them
-MAX_CHUNKS = 640
+# Of one request: what all its texts are for all encoders, one call each. A call of SDXL's larger
+# encoder takes a processor 0.1 s; two prompts of 1,000 words for two encoders are 72.
+MAX_CHUNKS = 128
 
 
 @dataclass(frozen=True)
@@ -78,19 +80,6 @@ def _in_force(phases: tuple[Phase, ...], step: int) -> Text:
     return next(phase.text for phase in reversed(phases) if phase.first <= step)
 
 
-class Inversions(Protocol):
-    """The textual inversions there are. See `embeddings.Embeddings`."""
-
-    def names(self) -> frozenset[str]:
-        """In small letters."""
-
-    def vectors(self, model: LoadedModel, word: str) -> Sequence[torch.Tensor] | None:
-        """For each of the model's text encoders, vectors × width; None: not for this model."""
-
-    def note(self, model: LoadedModel, word: str) -> str | None:
-        """Why a word means nothing to this model; None if it does."""
-
-
 class Prompts:
     """Encodes prompts and keeps what the encoders said, at most `max_bytes` of it.
 
@@ -127,13 +116,26 @@ class Prompts:
         return _Job(self.cache, model, request, choices, loras, embeddings).conditioning()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Half:
-    """The positive or the negative prompt: its script, and what the encoders make of it."""
+    """The positive or the negative prompt: its script, and what the encoders make of it.
+
+    By the identity of a composition, which may be long, and in force many times.
+    """
 
     script: Script
-    encoded: dict[Composition, list[Encoded]]
     readers: list[Reader]
+    encoded: dict[int, list[Encoded]] = field(default_factory=dict)
+
+    def count(self, dialect: PromptDialect) -> None:
+        for composition in {id(c): c for _, c in self.script}.values():
+            for reader in self.readers:
+                reader.count(composition, dialect)
+
+    def encode(self, dialect: PromptDialect) -> None:
+        for _, c in self.script:
+            if id(c) not in self.encoded:
+                self.encoded[id(c)] = [encoded(reader, c, dialect) for reader in self.readers]
 
     @property
     def chunks(self) -> int:
@@ -142,7 +144,7 @@ class _Half:
     def phases(self, chunks: int, dtype: torch.dtype) -> tuple[Phase, ...]:
         """Its texts, filled up to so many chunks."""
         texts = {c: self._text(of_one, chunks, dtype) for c, of_one in self.encoded.items()}
-        return tuple(Phase(first, texts[composition]) for first, composition in self.script)
+        return tuple(Phase(first, texts[id(composition)]) for first, composition in self.script)
 
     def _text(self, encoded: list[Encoded], chunks: int, dtype: torch.dtype) -> Text:
         whole = []
@@ -169,7 +171,7 @@ class _Job:
         self.cache, self.model, self.loras = cache, model, loras
         # a UNet that reads the guidance scale for itself needs no negative text either
         self.guided = choices.guidance_scale > 1 and model.guidance_width is None
-        self.steps = _steps_drawn(model, request, choices)
+        self.steps = steps_drawn(request, model.arch, choices)
         self.skip = checked_skip(model, request.clip_skip)
         self.notes: list[str] = []
         read = prompting.read(request)
@@ -203,6 +205,8 @@ class _Job:
             skip = self.skip if self.dialect == "webui" else 0
             negative = self._half(self.negative, "negative_prompt", skip)
         halves = [half for half in (positive, negative) if half]
+        for half in halves:  # all is counted before any is encoded
+            half.encode(self.dialect)
         chunks = max(half.chunks for half in halves)
         Allowance(MAX_CHUNKS).spend(chunks * sum(len(half.encoded) for half in halves))
         phases = positive.phases(chunks, dtype)
@@ -218,9 +222,9 @@ class _Job:
     def _half(self, text: str, field: str, skip: int) -> _Half:
         script = prompting.parse(text, self.dialect, self.steps, field)
         readers = [self._reader(index, skip) for index in range(len(self.model.texts))]
-        compositions = dict.fromkeys(composition for _, composition in script)
-        made = {c: [encoded(reader, c, self.dialect) for reader in readers] for c in compositions}
-        return _Half(script, made, readers)
+        half = _Half(script, readers)
+        half.count(self.dialect)
+        return half
 
     def _reader(self, index: int, skip: int) -> Reader:
         return Reader(
@@ -238,11 +242,3 @@ class _Job:
 def _zeros(like: Text) -> Text:
     pooled = None if like.pooled is None else torch.zeros_like(like.pooled)
     return Text(torch.zeros_like(like.embedding), pooled)
-
-
-def _steps_drawn(model: LoadedModel, request: GenerationRequest, choices: Defaults) -> int:
-    """What a strength leaves of the steps; a model that edits pictures draws them all."""
-    steps = choices.num_inference_steps
-    if isinstance(request, TextToImage | Upscale) or model.arch.beside == "picture":
-        return steps
-    return max(1, int(steps * request.strength))

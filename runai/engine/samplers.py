@@ -20,8 +20,9 @@ import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from runai.engine.archs import Defaults
+from runai.engine.archs import Arch, Defaults
 from runai.errors import DependencyMissing, InvalidField
+from runai.schema.requests import GenerationRequest, TextToImage, Upscale
 from runai.schema.samplers import METHODS, PARTS
 
 Config = dict[str, Any]
@@ -95,19 +96,24 @@ def _choice(method: str, schedule: str | None) -> Choice:
 SCHEDULERS: dict[str, Choice] = {name: _choice(*parts) for name, parts in PARTS.items()}
 
 
-def make_scheduler(sampler: str, config: Config, seed: int) -> Any:
-    """A fresh scheduler for one sample, with the model's `config` and the sample's `seed`.
-
-    Raises DependencyMissing where a package is needed that is not installed.
-    """
-    choice = SCHEDULERS[sampler]
-    for package in choice.needs:
+def require(sampler: str) -> None:
+    """Raise DependencyMissing where a package is needed that is not installed."""
+    for package in SCHEDULERS[sampler].needs:
         if importlib.util.find_spec(package) is None:
             raise DependencyMissing(
                 f"The sampler {sampler} needs the package {package}.",
                 hint=f"Install it (pip install {package}), or choose another sampler.",
                 field="sampler",
             )
+
+
+def make_scheduler(sampler: str, config: Config, seed: int) -> Any:
+    """A fresh scheduler for one sample, with the model's `config` and the sample's `seed`.
+
+    Raises DependencyMissing; see `require`.
+    """
+    require(sampler)
+    choice = SCHEDULERS[sampler]
     own = {"noise_sampler_seed": seed} if choice.draws_apart else {}
     if choice.draws_apart:  # it asks for the ends of a range that it knows rounded
         warnings.filterwarnings("ignore", "Should have t[ab]", UserWarning)
@@ -118,6 +124,23 @@ def scheduler_class(sampler: str) -> Any:
     """diffusers' class of a sampler, or ours where diffusers has none."""
     choice = SCHEDULERS[sampler]
     return getattr(importlib.import_module(choice.module), choice.scheduler)
+
+
+def steps_drawn(request: GenerationRequest, arch: Arch, choices: Defaults) -> int:
+    """How many of the steps are drawn: all, or where there is a picture to start from, those
+    that the strength leaves. Raises InvalidField if it leaves none.
+    """
+    steps = choices.num_inference_steps
+    if isinstance(request, TextToImage | Upscale) or arch.beside == "picture":
+        return steps
+    count = int(steps * request.strength)
+    if count < 1:
+        raise InvalidField(
+            f"A strength of {request.strength} leaves none of {steps} steps to do.",
+            hint="Use a higher strength, or more steps.",
+            field="strength",
+        )
+    return count
 
 
 def set_timesteps(scheduler: Any, choices: Defaults, device: Any) -> None:

@@ -25,8 +25,7 @@ from runai.engine.guidance import Guidance, Scales, embedding, kind_for
 from runai.engine.loras import LoraSet
 from runai.engine.model import LoadedModel
 from runai.engine.prompts import Conditioning
-from runai.engine.samplers import make_scheduler, set_timesteps, step_arguments
-from runai.errors import InvalidField
+from runai.engine.samplers import make_scheduler, set_timesteps, step_arguments, steps_drawn
 from runai.schema.requests import GenerationRequest
 
 # what SDXL's refiner is told it draws, and what it is told to stay away from (of 10)
@@ -115,7 +114,7 @@ def start(
     set_timesteps(scheduler, choices, model.device)
     timesteps = scheduler.timesteps
     if canvas.picture is not None:
-        timesteps = _shorten(scheduler, steps, canvas.strength)
+        timesteps = _shorten(scheduler, steps, steps_drawn(request, model.arch, choices))
     sample = Sample(
         model=model,
         conditioning=conditioning,
@@ -136,15 +135,8 @@ def start(
 # --- timesteps ---------------------------------------------------------------------------
 
 
-def _shorten(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
-    """The timesteps that a strength leaves: the last `strength × steps` of them."""
-    count = min(int(steps * strength), steps)
-    if count < 1:
-        raise InvalidField(
-            f"A strength of {strength} leaves none of {steps} steps to do.",
-            hint="Use a higher strength, or more steps.",
-            field="strength",
-        )
+def _shorten(scheduler: Any, steps: int, count: int) -> torch.Tensor:
+    """The timesteps of the last `count` steps, which a strength leaves."""
     first = (steps - count) * scheduler.order
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)

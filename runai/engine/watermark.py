@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from runai.engine.geometry import Extent
 from runai.engine.images import Picture
 from runai.engine.safety import Missing
 from runai.errors import DependencyMissing, InvalidField, RunAIError
@@ -41,19 +42,19 @@ class Watermark:
     def __init__(self, missing: Missing = "error") -> None:
         self._missing = missing
 
-    def require(self, request: GenerationRequest, width: int, height: int) -> list[str]:
-        """Notes on a request's watermark for pictures of that size.
+    def require(self, request: GenerationRequest, extent: Extent | None) -> list[str]:
+        """Notes on a request's watermark for pictures of that size; None: not known yet.
 
         Raises DependencyMissing or InvalidField if it cannot be written, or says so in a note.
         """
-        error = _obstacle(width, height) if request.watermark else None
+        error = _obstacle(extent) if request.watermark else None
         if error is not None and self._missing == "error":
             raise error
         return [] if error is None else [f"No watermark was written: {error.message}"]
 
     def mark(self, picture: Picture, version: Version) -> tuple[Picture, list[str]]:
         """The picture with its watermark, and notes on it. Only after `require`."""
-        if _obstacle(*picture.size) is not None:  # a note says so
+        if _obstacle(Extent(*picture.size)) is not None:  # a note says so
             return picture, []
         marked = write(picture, version)
         return marked, [] if is_in(marked, version) else [UNREADABLE]
@@ -83,7 +84,7 @@ def _reversed(pixels: Any) -> Any:
     return np.ascontiguousarray(pixels[:, :, ::-1])
 
 
-def _obstacle(width: int, height: int) -> RunAIError | None:
+def _obstacle(extent: Extent | None) -> RunAIError | None:
     """Why no watermark can be written into pictures of that size."""
     try:
         import imwatermark  # noqa: F401 - whether it can be imported is the question
@@ -93,9 +94,9 @@ def _obstacle(width: int, height: int) -> RunAIError | None:
             hint="Install it (pip install runai[watermark]), or ask for no watermark.",
             field="watermark",
         )
-    if width * height < LEAST_PIXELS:
+    if extent is not None and extent.width * extent.height < LEAST_PIXELS:
         return InvalidField(
-            f"A picture of {width} × {height} pixels is too small for a watermark.",
+            f"A picture of {extent.width} × {extent.height} pixels is too small for a watermark.",
             hint="Ask for at least 256 × 256 pixels, or for no watermark.",
             field="watermark",
         )

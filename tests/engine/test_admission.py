@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,20 @@ import pytest
 import tiny
 import torch
 from drawn import as_base64, draw, held, last, make_request, photo, pixels, run
+from PIL.ImageFile import ImageFile
 from safetensors.torch import save_file
 
 from runai.engine.engine import TorchEngine
-from runai.errors import ModelNotFound, ModelUnsupported, TooManyPixels
+from runai.errors import (
+    DependencyMissing,
+    InvalidField,
+    InvalidImage,
+    ModelBroken,
+    ModelNotFound,
+    ModelUnsupported,
+    RunAIError,
+    TooManyPixels,
+)
 from runai.schema.events import Completed
 from runai.schema.limits import Limits
 
@@ -85,6 +96,123 @@ def test_a_task_that_a_model_cannot_do_is_refused_before_it_is_loaded(
     assert model in caught.value.message and offered in caught.value.hint
     assert engine.loaded_models() == []
     engine.close()
+
+
+REFUSED: dict[str, tuple[dict[str, Any], type[RunAIError], str]] = {
+    "a LoRA that is not there": ({"loras": [{"name": "nope"}]}, ModelNotFound, "loras"),
+    "one in the prompt": ({"prompt": "<lora:nope>"}, ModelNotFound, "loras"),
+    "a LoRA for another arch": ({"loras": [{"name": "wide"}]}, ModelUnsupported, "loras"),
+    "a LoRA cut short": ({"prompt": "a <lora:short>"}, ModelBroken, ""),
+    "a LoRA of an unknown kind": ({"loras": [{"name": "odd"}]}, ModelUnsupported, "loras"),
+    "a tag that is not understood": ({"prompt": "<lora:bold:x>"}, InvalidField, "prompt"),
+    "syntax that is not offered": ({"prompt": "(a) AND b"}, InvalidField, "prompt"),
+    "the same of the negative one": (
+        {"prompt": "(a)", "negative_prompt": "b AND c"},
+        InvalidField,
+        "negative_prompt",
+    ),
+    "a VAE that is not there": ({"vae": "nope"}, ModelNotFound, "vae"),
+    "too small a picture for a watermark": (
+        {"watermark": True, "width": 64, "height": 64},
+        InvalidField,
+        "watermark",
+    ),
+    "the same by the picture given": (
+        {"watermark": True, "task": "img2img"},
+        InvalidField,
+        "watermark",
+    ),
+    "a strength that leaves nothing": (
+        {"task": "img2img", "strength": 0.1},
+        InvalidField,
+        "strength",
+    ),
+    "no picture": ({"task": "img2img", "image": "aGVsbG8="}, InvalidImage, "image"),
+    "no mask": ({"task": "inpaint", "mask_image": "aGVsbG8="}, InvalidImage, "mask_image"),
+    "nothing to fill": ({"task": "outpaint", "mask_image": None}, InvalidImage, "mask_image"),
+    "a large picture": (
+        {"task": "img2img", "image": as_base64(photo(104, 104))},
+        TooManyPixels,
+        "image",
+    ),
+    "a large mask": (
+        {"task": "inpaint", "mask_image": as_base64(photo(104, 104))},
+        TooManyPixels,
+        "mask_image",
+    ),
+    "a large picture to draw": ({"task": "inpaint", "height": 512}, TooManyPixels, "width"),
+    "one from nothing": ({"width": 512, "height": 64}, TooManyPixels, "width"),
+    "what becomes large": (
+        {"task": "upscale", "model": "v2/upscale-x4", "image": as_base64(photo(28, 24))},
+        TooManyPixels,
+        "image",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def odd_loras(shop: Path) -> None:
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    wide = {f"{layer}.lora_down.weight": torch.ones(2, 2048),
+            f"{layer}.lora_up.weight": torch.ones(8, 2)}  # fmt: skip
+    lora_files.write(shop / "lora" / "wide.safetensors", wide)
+    odd = {"lora_unet_conv_in.oft_blocks": torch.ones(1, 2, 2)}
+    lora_files.write(shop / "lora" / "odd.safetensors", odd)
+    path = lora_files.write(shop / "lora" / "short.safetensors", wide)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_cannot_be_done_is_refused_before_anything_is_loaded(
+    shop: Path, odd_loras: None, why: str
+) -> None:
+    fields, error, field = REFUSED[why]
+    if "watermark" in fields:
+        pytest.importorskip("imwatermark")
+    engine = TorchEngine(shop, device="cpu", dtype="fp32", limits=Limits(max_pixels=100 * 100))
+    with pytest.raises(error) as caught:
+        engine.admit("k", make_request(**{"model": "v1/sd1", **fields}))
+    assert (caught.value.field or "") == field
+    assert engine.loaded_models() == [] and not engine.is_busy()
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("package", "fields"),
+    [
+        ("scipy", {"sampler": "lms"}),
+        ("torchsde", {"sampler": "dpmpp_sde_karras"}),
+        ("imwatermark", {"watermark": True}),
+    ],
+)
+def test_a_package_that_is_missing_is_told_before_anything_is_loaded(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, package: str, fields: dict[str, Any]
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    engine = TorchEngine(shop, device="cpu", dtype="fp32")
+    with pytest.raises(DependencyMissing):
+        engine.admit("k", make_request(model="v1/sd1", **fields))
+    assert engine.loaded_models() == []
+    engine.close()
+
+
+def test_a_picture_is_unpacked_once(keeper: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked: list[ImageFile] = []
+    prepare = ImageFile.load_prepare
+    counted = lambda image: (unpacked.append(image), prepare(image))[1]  # noqa: E731
+    request = make_request(model="v1/sd1", task="inpaint")
+    monkeypatch.setattr(ImageFile, "load_prepare", counted)
+    keeper.admit("k", request)
+    keeper.drop("k")
+    assert len(unpacked) == 2  # the picture and its mask
+
+
+def test_a_negative_prompt_that_does_nothing_is_noted(keeper: TorchEngine) -> None:
+    without, with_ = (
+        done(keeper, guidance_scale=1.0, negative_prompt=said) for said in ("", "a AND (b)")
+    )
+    assert without.notes == [] and "negative prompt was not used" in with_.notes[0]
+    assert (pixels(without) == pixels(with_)).all()
 
 
 def test_a_depth_model_without_its_estimator_says_so(shop: Path, keeper: TorchEngine) -> None:

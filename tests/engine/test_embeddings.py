@@ -12,8 +12,10 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
+from runai.engine import embeddings as embeddings_module
 from runai.engine import loading
 from runai.engine.catalogue import Catalogue
+from runai.engine.detection.adapters import MAX_NUMBERS
 from runai.engine.devices import Place
 from runai.engine.embeddings import Embeddings
 from runai.engine.model import LoadedModel
@@ -173,6 +175,39 @@ def test_a_file_that_is_replaced_is_read_again(
     look_again(catalogue)
     [after] = embeddings.vectors(real, "changing") or ()
     assert (len(before), len(after)) == (3, 1)
+
+
+def test_what_is_larger_than_any_word_is_not_read(
+    base: Path, catalogue: Catalogue, embeddings: Embeddings, models: dict[str, LoadedModel]
+) -> None:
+    large = torch.zeros(MAX_NUMBERS // 768 + 1, 768)
+    save_file({"emb_params": large}, base / "embeddings" / "large.safetensors")
+    hidden = _webui(VECTORS)
+    hidden["string_to_param"]["also"] = large
+    torch.save(hidden, base / "embeddings" / "hidden.pt")
+    look_again(catalogue)
+    assert "large" not in embeddings.names()
+    real: Any = Wide(models["v1"], 768)
+    assert embeddings.vectors(real, "hidden") is None
+    assert "larger than any embedding" in (embeddings.note(real, "hidden") or "")
+    assert embeddings.byte_size == 0
+
+
+def test_of_many_the_longest_unused_are_forgotten(
+    base: Path, catalogue: Catalogue, models: dict[str, LoadedModel]
+) -> None:
+    each = torch.ones(700, 768)
+    embeddings, most = Embeddings(catalogue), embeddings_module.MAX_BYTES // each.nbytes
+    for i in range(most + 3):
+        save_file({"emb_params": each + i}, base / "embeddings" / f"many{i}.safetensors")
+    look_again(catalogue)
+    real: Any = Wide(models["v1"], 768)
+    for i in range(most + 3):
+        [vectors] = embeddings.vectors(real, f"many{i}") or ()
+        assert vectors[0, 0] == 1 + i
+    assert embeddings.byte_size == most * each.nbytes
+    [again] = embeddings.vectors(real, "many0") or ()
+    assert again[0, 0] == 1
 
 
 # --- in a prompt -------------------------------------------------------------------------

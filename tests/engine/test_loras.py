@@ -24,7 +24,7 @@ from runai.engine.catalogue import Catalogue
 from runai.engine.devices import Place
 from runai.engine.loras import LoraShelf
 from runai.engine.model import LoadedModel
-from runai.errors import ModelBroken, ModelUnsafe, ModelUnsupported
+from runai.errors import ModelBroken, ModelUnsafe, ModelUnsupported, OutOfMemory
 from runai.schema.requests import Lora
 
 PLACE = Place(torch.device("cpu"), torch.float32)
@@ -362,7 +362,7 @@ def test_the_longest_unused_are_forgotten_but_none_that_is_in_use(
     held = shelf.prepare(model, [Lora(name="m0")])
     forgotten = weakref.ref(shelf.prepare(model, [Lora(name="m1")])[0].adapter)
     shelf.prepare(model, [Lora(name="m2")])
-    assert shelf.byte_size == 2 * whole.byte_size
+    assert shelf.byte_size == 3 * whole.byte_size  # one is not kept, but held
     assert forgotten() is not None
     again = shelf.prepare(model, [Lora(name="m0")])
     assert again[0].adapter is held[0].adapter  # not read a second time
@@ -370,6 +370,38 @@ def test_the_longest_unused_are_forgotten_but_none_that_is_in_use(
     plain = ours(model)
     shelf.activate(model, held)
     assert worst(ours(model)[:1], plain[:1]) > 0.05
+
+
+def test_room_is_asked_for_before_anything_is_read(
+    base: Path, models: dict[str, LoadedModel], catalogue: Catalogue
+) -> None:
+    """What multiplies out to full size is small on disk; it is counted as what it becomes."""
+    model = models["sd1"]
+    plain = lora_files.kohya(model)
+    put(base, "small.safetensors", plain)
+    put(base, "grows.safetensors", lora_files.with_magnitudes(plain))
+    asked: list[int] = []
+    shelf = LoraShelf(catalogue, asked.append)
+    sets = [shelf.prepare(model, [Lora(name=name)]) for name in ("small", "grows", "small")]
+    small, grown, _ = sizes = [loras_[0].adapter.byte_size for loras_ in sets]
+    assert grown > 3 * small
+    assert len(asked) == 2  # what is known needs no more room
+    assert all(size < needed < 2 * size for size, needed in zip(sizes, asked, strict=False))
+
+
+def test_for_what_there_is_no_room_nothing_is_read(
+    base: Path, models: dict[str, LoadedModel], catalogue: Catalogue
+) -> None:
+    path = put(base, "heavy.safetensors", lora_files.kohya(models["sd1"]))
+
+    def full(needed: int) -> None:
+        path.unlink()
+        raise OutOfMemory(f"There is no room for {needed}.")
+
+    shelf = LoraShelf(catalogue, full)
+    with pytest.raises(OutOfMemory):
+        shelf.prepare(models["sd1"], [Lora(name="heavy")])
+    assert shelf.byte_size == 0
 
 
 def test_adapters_go_with_their_model(

@@ -13,7 +13,8 @@ from torch import nn
 
 from runai.engine import loras_files
 from runai.engine.devices import Place
-from runai.engine.loras_additions import Delta, WrongShape, make
+from runai.engine.loras_additions import Delta, make
+from runai.engine.loras_shapes import WrongShape, kept_numbers, passing_bytes
 
 PLACE = Place(torch.device("cpu"), torch.float32)
 CLOSE = 1e-5
@@ -179,6 +180,15 @@ WRONG = {
     "factors too many": {"weight": torch.ones(21), "on_input": torch.tensor(False)},
     "a DoRA too wide": {"down": torch.ones(2, 13), "up": torch.ones(20, 2), "magnitude":
                         torch.ones(20, 1)},
+    # what follows is small, and would come to far more than the layer is
+    "a LoHa of two vectors": {"hada_w1_a": torch.ones(10**5, 1), "hada_w1_b": torch.ones(1, 10**5),
+                              "hada_w2_a": torch.ones(1, 1), "hada_w2_b": torch.ones(1, 1)},
+    "a LoHa of a column and a row": {
+        "hada_w1_a": torch.ones(20 * 12, 1), "hada_w1_b": torch.ones(1, 1),
+        "hada_w2_a": torch.ones(1, 1), "hada_w2_b": torch.ones(1, 20 * 12)},
+    "a LoKr of two vectors": {"lokr_w1": torch.ones(10**5, 1), "lokr_w2": torch.ones(1, 10**5)},
+    "a DoRA of two vectors": {"down": torch.ones(1, 10**5), "up": torch.ones(10**5, 1),
+                              "magnitude": torch.ones(20, 1)},
 }  # fmt: skip
 
 
@@ -186,6 +196,24 @@ WRONG = {
 def test_parts_of_another_shape_are_refused(parts: Parts) -> None:
     with pytest.raises(WrongShape):
         make(nn.Linear(12, 20), parts, None, PLACE)
+
+
+@pytest.mark.parametrize("kind", [*CHANGES, *CONFIGS])
+@pytest.mark.parametrize("where", LAYERS)
+@torch.no_grad()
+def test_what_an_addition_takes_is_told_from_shapes_alone(where: str, kind: str) -> None:
+    layer = LAYERS[where]()
+    if kind in CHANGES:
+        parts = CHANGES[kind](layer)[0]
+    else:
+        config = CONFIGS[kind]()
+        config.target_modules = ["0"]
+        stored = peft.get_peft_model_state_dict(peft.get_peft_model(nn.Sequential(layer), config))
+        [parts] = loras_files.sort(stored, {}, "a file").layers.values()
+    shapes = {role: tensor.shape for role, tensor in parts.items()}
+    made = make(layer, parts, None, PLACE)
+    assert made.byte_size == 4 * kept_numbers(layer.weight.shape, shapes)
+    assert passing_bytes(layer.weight.shape, shapes) >= sum(t.nbytes for t in parts.values())
 
 
 def test_what_is_added_has_the_numbers_of_the_place() -> None:

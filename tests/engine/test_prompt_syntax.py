@@ -380,7 +380,7 @@ def test_what_was_read_is_read_the_same_when_it_is_stated(
     assert again == replace(once, idle=False)
 
 
-@given(st.text(st.characters(blacklist_characters="()[]\\")))
+@given(st.text(st.characters(exclude_characters="()[]\\", exclude_categories=["Cs"])))
 def test_text_without_syntax_says_itself_whatever_the_dialect(text: str) -> None:
     if "<" in text or reading(text).dialect != "plain":  # BREAK
         return
@@ -438,6 +438,30 @@ def test_a_weight_that_would_overflow_is_refused() -> None:
         parse("(x)" + "+" * 10_000, "compel", 20)
 
 
-def test_a_schedule_that_is_too_much_text_in_all_is_refused() -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[|]" * 6_600,
+        "[a|b]" + "((x)) " * 3_000,
+        "".join(f"[a{i}::{i}]" for i in range(100)) + "()" * 9_000,
+        "[a|" * 4_000 + "]" * 4_000,
+    ],
+    ids=["turns", "brackets", "texts", "depth"],
+)
+def test_a_schedule_that_is_too_much_to_read_is_refused_at_once(text: str) -> None:
+    began = time.perf_counter()
     with pytest.raises(InvalidField, match="1000 steps"):
-        parse("[a|b]" + "c " * 5_000, "webui", 1000)
+        parse(text, "webui", 1000)
+    # about 0.1 s
+    assert time.perf_counter() - began < 1
+
+
+def test_a_schedule_as_people_write_them_is_read_whatever_the_number_of_steps() -> None:
+    text = "a [cat|dog] (in the [rain:sun:0.5]:1.2), " + "words [of|more] (kinds:1.1), " * 20
+    assert len(parse(text, "webui", 1000)) == 1000
+
+
+def test_equal_texts_are_one_composition() -> None:
+    script = parse("[a|b] c", "webui", 100)
+    assert len(script) == 100
+    assert len({id(composition) for _, composition in script}) == 2

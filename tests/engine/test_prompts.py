@@ -207,11 +207,29 @@ def test_more_chunks_than_memory_should_hold_are_refused(sd1: LoadedModel, promp
         encode(sd1, prompt=prompt, num_inference_steps=256)
 
 
-def test_the_longest_two_prompts_a_client_may_send_are_encoded(
-    by_arch: dict[str, LoadedModel],
+@pytest.mark.parametrize(
+    ("prompt", "negative", "dialect"),
+    [("a", "b " * 9_000, "plain"), (f"[{MANY}]", "", "webui"), ("(a)0.9 b " * 2_000, "", "compel")],
+)
+def test_what_is_too_much_is_refused_before_any_of_it_is_encoded(
+    by_arch: dict[str, LoadedModel], prompt: str, negative: str, dialect: str
 ) -> None:
-    long = "a " * 10_000
-    assert encode(by_arch["sdxl"], prompt=long, negative_prompt=long).tokens == 134 * 77
+    prompts = Prompts(1 << 20)
+    with pytest.raises(InvalidField, match="chunks"):
+        encode(
+            by_arch["sdxl"],
+            prompts,
+            prompt=prompt,
+            negative_prompt=negative,
+            prompt_dialect=dialect,
+            num_inference_steps=256,
+        )
+    assert prompts.misses == 0
+
+
+def test_two_prompts_of_a_thousand_words_are_encoded(by_arch: dict[str, LoadedModel]) -> None:
+    long = "a " * 1_000
+    assert encode(by_arch["sdxl"], prompt=long, negative_prompt=long).tokens == 14 * 77
 
 
 @given(

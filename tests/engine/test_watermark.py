@@ -113,15 +113,17 @@ def test_a_watermark_that_cannot_be_read_back_is_told(
 
 
 HIDDEN = """
+from runai.engine.geometry import Extent
 from runai.engine.watermark import Watermark
 from runai.errors import DependencyMissing
 from runai.schema.codec import parse_task
 request = parse_task({"id": "r", "task": "txt2img", "watermark": True})
 silent = parse_task({"id": "r", "task": "txt2img"})
-assert Watermark().require(silent, 512, 512) == []
-print(*Watermark("warn").require(request, 512, 512))
+size = Extent(512, 512)
+assert Watermark().require(silent, size) == []
+print(*Watermark("warn").require(request, size))
 try:
-    Watermark().require(request, 512, 512)
+    Watermark().require(request, size)
 except DependencyMissing as error:
     print(error)
 """

@@ -78,3 +78,8 @@ class Arch:
     tasks: tuple[str, ...] = ("txt2img", "img2img", "inpaint", "outpaint")
     defaults: Defaults = field(default_factory=Defaults)
     noising: Config = field(default_factory=dict)
+
+    @property
+    def scale(self) -> int:
+        """Pixels per latent, along a side."""
+        return int(2 ** (len(self.vae["block_out_channels"]) - 1))

@@ -6,6 +6,7 @@ which tells the versions apart; what the trainer wrote comes second.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from runai.engine.archs import ARCHS
@@ -18,6 +19,8 @@ _TEXT_WIDTHS: dict[int, str] = {}
 for _arch in ARCHS.values():
     WIDTHS.setdefault(_arch.unet["cross_attention_dim"], _arch.name)
     _TEXT_WIDTHS.setdefault(_arch.texts[-1].config["hidden_size"], _arch.name)
+# of an embedding: ten chunks of vectors, twice as wide as the widest text encoder read here
+MAX_NUMBERS = 10 * 75 * 2560
 # (metadata, how its value begins, arch)
 _BASES = (
     ("ss_base_model_version", "sdxl", "sdxl"),
@@ -93,6 +96,8 @@ def base_of_embedding(shapes: Shapes) -> str | None:
     """The arch an embedding is for, empty if no known one is that wide; None: it is none."""
     rows = {name: list(shape) for name, shape in shapes.items()}
     if not rows or any(not 1 <= len(shape) <= 2 for shape in rows.values()):
+        return None
+    if sum(map(math.prod, rows.values())) > MAX_NUMBERS:
         return None
     if rows.keys() == {"clip_l", "clip_g"}:
         return "sdxl"

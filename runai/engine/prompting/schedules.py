@@ -15,14 +15,16 @@ out with a stack, so neither depth nor length costs more than its characters.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from runai.engine.prompting.parts import NUMBER, number
 from runai.errors import InvalidField
 
-# the text of all steps together; what it takes to read them is proportional
-MAX_CHARACTERS = 1_000_000
+# what it takes to read a schedule is proportional to the characters of all its texts that
+# differ, and to the pieces that are gone through at all its steps (0.1 s for each of these)
+MAX_CHARACTERS = 100_000
+MAX_PIECES = 400_000
 _LEXEME = re.compile(r"\\.|[\[\]():|]|[^\\\[\]():|]+|\\", re.DOTALL)
 _WHEN = re.compile(rf"\s*({NUMBER})\s*")
 _OPENS = {")": "(", "]": "["}
@@ -140,37 +142,38 @@ def texts(text: str, steps: int, name: str) -> list[tuple[int, str]]:
     firsts = {switch.first(steps) for switch in reader.switches}
     changes = range(steps) if reader.turns else sorted({0, *firsts} - {steps})
     found: list[tuple[int, str]] = []
-    for step, now in _written(reader.root, changes, steps, name):
-        if not found or found[-1][1] != now:
+    known: dict[str, str] = {}  # equal texts are one
+    pieces = characters = 0
+    for step in changes:
+        said = list(_pieces_at(reader.root, step, steps))
+        now = "".join(piece for piece in said if piece is not None)
+        pieces += len(said)
+        characters += 0 if now in known else len(now)
+        if pieces > MAX_PIECES or characters > MAX_CHARACTERS:
+            raise _too_much(steps, name)
+        now = known.setdefault(now, now)
+        if not found or found[-1][1] is not now:
             found.append((step, now))
     return found
 
 
-def _written(
-    root: Items, changes: Iterable[int], steps: int, name: str
-) -> Iterator[tuple[int, str]]:
-    total = 0
-    for step in changes:
-        now = _text_at(root, step, steps)
-        total += len(now)
-        if total > MAX_CHARACTERS:
-            raise InvalidField(
-                f"With {steps} steps this prompt is more than {MAX_CHARACTERS} characters of text.",
-                hint="Shorten it, or let fewer steps change it.",
-                field=name,
-            )
-        yield step, now
+def _too_much(steps: int, name: str) -> InvalidField:
+    return InvalidField(
+        f"With {steps} steps this prompt is too much text to read.",
+        hint="Shorten it, or let fewer steps change it.",
+        field=name,
+    )
 
 
-def _text_at(root: Items, step: int, steps: int) -> str:
-    said: list[str] = []
+def _pieces_at(root: Items, step: int, steps: int) -> Iterator[str | None]:
+    """The pieces of the text at a step; None for every bracket gone through."""
     waiting = [iter(root)]
     while waiting:
         item = next(waiting[-1], None)
         if item is None:
             waiting.pop()
         elif isinstance(item, str):
-            said.append(item)
+            yield item
         else:
             waiting.append(iter(item if isinstance(item, list) else item.at(step, steps)))
-    return "".join(said)
+            yield None

@@ -22,6 +22,7 @@ from runai.engine.prompting.parts import (
     BREAK,
     NUMBER,
     Break,
+    Composition,
     Fragment,
     Line,
     Part,
@@ -63,12 +64,12 @@ def parse(text: str, steps: int, field: str) -> Script:
             hint="Write `and` in small letters, or BREAK to begin a new chunk.",
             field=field,
         )
-    lines: dict[str, Line] = {}
+    said: dict[str, Composition] = {}  # equal texts are one composition
     script = []
     for first, now in schedules.texts(text, steps, field):
-        if now not in lines:
-            lines[now] = emphasis(now, field)
-        script.append((first, (Part((lines[now],)),)))
+        if now not in said:
+            said[now] = (Part((emphasis(now, field),)),)
+        script.append((first, said[now]))
     return tuple(script)
 
 

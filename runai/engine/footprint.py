@@ -23,7 +23,7 @@ from runai.engine import detection, pickles
 from runai.engine.archs import ARCHS, Arch
 from runai.engine.catalogue import Entry
 from runai.engine.detection.checkpoints import TOLD, UNET, VAE
-from runai.engine.detection.header import SAFETENSORS
+from runai.engine.detection.header import is_safetensors
 from runai.engine.distillations import DISTILLATIONS
 from runai.engine.geometry import Extent, chosen
 from runai.engine.plan import Weights, Work
@@ -199,7 +199,9 @@ def _count_file(file: Path) -> int:
 
 def _shapes(file: Path) -> Shapes:
     """Of all tensors in a file. Raises a ModelError, or OSError."""
-    if file.suffix.lower() in SAFETENSORS:
+    with file.open("rb") as opened:
+        start = opened.read(9)
+    if is_safetensors(start):
         return detection.read_header(file)[0]
     tensors = pickles.state_dict(pickles.read(file))
     return {name: tensor.shape for name, tensor in tensors.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import math
 import os
 import pickle
 import zipfile
@@ -28,10 +29,10 @@ def save(path: Path, content: Any, *, zipped: bool = True) -> Path:
 
 
 def weights(name: str) -> dict[str, torch.Tensor]:
-    """Tensors of the right shapes, all one number, so that they take no room."""
-    rows = headers.rows(name)
-    one = torch.zeros((), dtype=torch.float16)
-    return {key: one.expand(shape) for key, (_, shape) in rows.items()}
+    """Tensors of the right shapes, all in the same bytes, so that they take little room."""
+    shapes = {key: shape for key, (_, shape) in headers.rows(name).items()}
+    room = torch.zeros(max(map(math.prod, shapes.values())), dtype=torch.uint8)
+    return {key: room[: math.prod(shape)].reshape(shape) for key, shape in shapes.items()}
 
 
 @FORMS

@@ -9,15 +9,17 @@
                                                             BASE is a `Stable-diffusion` folder
 
 Rules: names are compared without case. A link out of the base path is not followed, a folder
-is walked once, and only names and stamps are read here.
+is walked once, under its own name before that of any link to it, and only names and stamps are
+read here.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from runai.engine.catalogue.stamps import Stamp, folder_stamp, folder_time
@@ -72,9 +74,12 @@ class Walk:
     folders: dict[Path, int] = field(default_factory=dict)
     _unreadable: list[Found] = field(default_factory=list)
     _walked: set[tuple[int, int]] = field(default_factory=set)
+    _links: list[Callable[[], Iterator[Found]]] = field(default_factory=list)  # for afterwards
 
     def run(self) -> Iterator[Found]:
         yield from self._run()
+        while self._links:
+            yield from self._links.pop(0)()
         yield from self._unreadable
 
     def _run(self) -> Iterator[Found]:
@@ -84,6 +89,7 @@ class Walk:
         if models.is_dir() and not (base / "v1").is_dir():  # the web UI itself
             base = models
         root = base.resolve()
+        self._is_new(base)  # a link may lead back to it
         if base.name.lower() == "models":
             beside = base.parent / "embeddings"
             yield from self._below(beside, "embeddings/", None, beside.resolve(), MAX_DEPTH)
@@ -91,8 +97,10 @@ class Walk:
         for item in self._list(base):
             name = item.name.lower()
             if name in FOLDERS and _is_folder(item):
-                folder, version = Path(item.path), FOLDERS[name]
-                yield from self._below(folder, f"{item.name}/", version, root, MAX_DEPTH)
+                below = partial(
+                    self._below, Path(item.path), f"{item.name}/", FOLDERS[name], root, MAX_DEPTH
+                )
+                yield from self._in_turn(item, below)
             else:
                 yield from self._one(item, "", None, root, MAX_DEPTH if flat else 0)
 
@@ -125,14 +133,17 @@ class Walk:
             if ending:
                 yield Found(path, _shown(name), version, problem=_why(error))
             return
-        if stat.S_ISDIR(status.st_mode) and self._is_new(path):
-            yield from self._folder(path, name, version, root, depth)
-        elif ending and not stat.S_ISDIR(status.st_mode):
+        if stat.S_ISDIR(status.st_mode):
+            folder = partial(self._folder, path, name, version, root, depth)
+            yield from self._in_turn(item, folder)
+        elif ending:
             yield _file(path, name, version, ending, status)
 
     def _folder(
         self, path: Path, name: str, version: Version | None, root: Path, depth: int
     ) -> Iterator[Found]:
+        if not self._is_new(path):
+            return
         if not name.isprintable():
             yield Found(path, _shown(name), version, problem="its name cannot be written")
         elif is_diffusers_folder(path):
@@ -142,6 +153,15 @@ class Walk:
         elif depth and not (path / "config.json").is_file():  # else a part of something
             for item in self._list(path):
                 yield from self._one(item, f"{name}/", version, root, depth - 1)
+
+    def _in_turn(
+        self, item: os.DirEntry[str], walk: Callable[[], Iterator[Found]]
+    ) -> Iterator[Found]:
+        """A folder is walked now, a link to one when all folders were."""
+        if item.is_symlink():
+            self._links.append(walk)
+        else:
+            yield from walk()
 
     def _is_new(self, folder: Path) -> bool:
         """Whether a folder is there and was not walked yet: a link may lead back to it."""

@@ -1,7 +1,8 @@
 """What a single file is. Its content decides, not its ending.
 
 Rules: nothing is ever run, nothing but a file is ever opened (opening a pipe could wait
-forever), and whatever is wrong is an answer, not an exception.
+forever), and whatever is wrong is an answer, not an exception: one odd file must not take all
+others out of the listing.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runai.engine import pickles
-from runai.engine.detection.finding import Finding, broken
-from runai.engine.detection.header import header_of
+from runai.engine.detection.finding import FAULTS, Finding, broken
+from runai.engine.detection.header import header_of, is_safetensors
 from runai.engine.detection.metadata import distillation_of
 from runai.engine.detection.tensors import identify_tensors
 from runai.errors import ModelBroken
@@ -38,6 +39,8 @@ def identify(path: Path) -> Finding:
             found = _identify(file, status.st_size, path.name)
     except OSError as error:
         return broken(f"it cannot be read: {error.strerror}")
+    except FAULTS:
+        return broken("it is damaged")
     named = distillation_of(path.stem) if found.kind in ("model", "lora") else None
     return replace(found, distillation=found.distillation or named)
 
@@ -54,7 +57,7 @@ def _identify(file: BinaryIO, size: int, name: str) -> Finding:
     for mark, reason in _STARTS:
         if start.startswith(mark):
             return broken(reason)
-    if start[8:9] == b"{":
+    if is_safetensors(start):
         return _safetensors(file, size, name)
     if start.startswith(_TORCH_STARTS):
         return _torch(file)

@@ -9,6 +9,18 @@ from runai.errors import ModelBroken, ModelError, ModelUnsafe, ModelUnsupported
 from runai.schema.events import Kind
 
 Format = Literal["diffusers", "safetensors", "ckpt"]
+MAX_REASON = 200
+# whatever else a hostile file may bring about where it is looked at: an answer all the same
+FAULTS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
 _ERRORS: dict[str, type[ModelError]] = {
     "broken": ModelBroken,
     "foreign": ModelUnsupported,
@@ -42,11 +54,17 @@ class Finding:
         return _ERRORS[self.fault](f"{name} cannot be used: {self.reason}.")
 
 
+def shown(text: object, most: int = 100) -> str:
+    """A plain value from a file, cut to what fits into a message, on one line."""
+    plain = "".join(c if c.isprintable() else "?" for c in str(text)[: most + 1])
+    return plain if len(plain) <= most else f"{plain[: most - 1]}…"
+
+
 def foreign(reason: str) -> Finding:
     """Sound, but nothing that can be used here."""
-    return Finding(reason=reason, fault="foreign")
+    return Finding(reason=shown(reason, MAX_REASON), fault="foreign")
 
 
 def broken(reason: str) -> Finding:
     """Damaged, incomplete, or nothing of the trade at all."""
-    return Finding(reason=reason, fault="broken")
+    return Finding(reason=shown(reason, MAX_REASON), fault="broken")

@@ -15,7 +15,7 @@ from pydantic_core import from_json
 
 from runai.engine.archs import ARCHS
 from runai.engine.detection.adapters import WIDTHS
-from runai.engine.detection.finding import Finding, broken, foreign
+from runai.engine.detection.finding import FAULTS, Finding, broken, foreign, shown
 from runai.engine.detection.metadata import distillation_of
 from runai.schema.events import Version
 
@@ -38,6 +38,7 @@ _PIPELINES = ("StableDiffusion", "LatentConsistencyModel")
 _OTHER_PIPELINES = ("StableDiffusion3", "LatentUpscale", "GLIGEN", "ControlNet", "Adapter", "PAG")
 # inputs of a UNet that nothing here can give it
 _FOREIGN_INPUTS = ("class_embed_type", "encoder_hid_dim_type")
+_COUNTS = ("in_channels", "cross_attention_dim")
 _TRAILING = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 
 
@@ -56,13 +57,13 @@ def identify_folder(path: Path, version: Version | None = None) -> Finding:
     except OSError as error:
         missing = Path(error.filename or path).relative_to(path)
         return broken(f"it has no readable {missing}: {error.strerror}")
-    except (TypeError, ValueError, LookupError) as error:
-        return broken(f"its configurations are damaged ({str(error)[:80]})")
+    except FAULTS as error:
+        return broken(f"its configurations are damaged ({shown(error, 80)})")
 
 
 def _component(config: Config) -> Finding:
     """A VAE in a folder of its own; other parts of models are nothing alone."""
-    kind = str(config.get("_class_name", ""))
+    kind = shown(config.get("_class_name", ""))
     if kind != "AutoencoderKL" or config.get("latent_channels", 4) != 4:
         return foreign(f"it is {f'a {kind}' if kind else 'a part of a model'} alone")
     upscaler = len(config["block_out_channels"]) == 3
@@ -73,7 +74,7 @@ def _component(config: Config) -> Finding:
 
 def _foreign(index: Config) -> str:
     """Why a pipeline is none that can be drawn with, or empty."""
-    kind = str(index.get("_class_name", ""))
+    kind = shown(index.get("_class_name", ""))
     if not kind.startswith(_PIPELINES) or any(word in kind for word in _OTHER_PIPELINES):
         return f"it is a {kind or 'folder that does not say what it is'}, which is not supported"
     texts = [index.get(name) for name in ("text_encoder", "text_encoder_2")]
@@ -96,6 +97,9 @@ def _identify(
     beyond = next((key for key in _FOREIGN_INPUTS if unet.get(key)), None)
     if beyond:
         return foreign(f"its UNet reads what nothing here can give it ({beyond})")
+    wrong = next((key for key in _COUNTS if key in unet and not _is_count(unet[key])), None)
+    if wrong:
+        return broken(f"its UNet's {wrong} is not a number above 0")
     prediction = str(scheduler.get("prediction_type", "epsilon"))
     arch = _arch(index, unet, _version(unet, prediction, version), prediction)
     if not arch:
@@ -108,6 +112,10 @@ def _identify(
         zero_snr=bool(scheduler.get("rescale_betas_zero_snr")),
         distillation=distillation_of_folder(name, unet, scheduler),
     )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
 
 
 def _version(unet: Config, prediction: str, version: Version | None) -> Version:

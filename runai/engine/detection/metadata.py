@@ -77,8 +77,8 @@ def _frequent(text: str) -> list[str]:
         sets = from_json(text) if text else {}
         total: Counter[str] = Counter()
         for tags in sets.values():
-            total.update({str(tag): int(count) for tag, count in tags.items()})
-    except (ValueError, TypeError, AttributeError):
+            total.update({tag: int(count) for tag, count in tags.items()})
+    except (ValueError, TypeError, AttributeError, ArithmeticError):
         return []
     return [tag for tag, _ in total.most_common(MAX_WORDS)]
 

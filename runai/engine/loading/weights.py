@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,13 +22,14 @@ from typing import Any
 import torch
 
 from runai.engine import pickles
-from runai.engine.detection.header import SAFETENSORS, table_of
+from runai.engine.detection.header import is_safetensors, table_of
 from runai.engine.devices import Place
-from runai.errors import ModelBroken
+from runai.errors import ModelBroken, ModelUnsupported
 
 # Elements converted at once: below this torch does it in this thread. Above, it wakes a team of
 # threads for every piece, which on a machine with other work to do took four times as long.
 STRETCH = 32767
+MOST_SHARING = 4  # times that a byte of a file of torch's may be in a tensor
 PIECE_BYTES = 2**20  # stays in the processor's cache between reading and converting
 # https://github.com/huggingface/safetensors/blob/main/safetensors/src/tensor.rs, enum Dtype
 DTYPES: dict[str, torch.dtype] = {
@@ -154,20 +155,30 @@ def _read_into(file: int, target: torch.Tensor, stored: Stored, skip: int = 0) -
 # --- what is in a file -------------------------------------------------------------------
 
 
-def read_index(path: Path) -> tuple[Rows, dict[str, str]]:
-    """The tensors of a file, by name, and its metadata; the ending says of which kind it is.
+def read_index(
+    path: Path, within: Callable[[Any], dict[str, pickles.Tensor]] = pickles.state_dict
+) -> tuple[Rows, dict[str, str]]:
+    """The tensors of a file, by name, and its metadata; its first bytes say of which kind it is.
 
+    `within`: finds the tensors in what a file of torch's holds.
     Raises ModelBroken for anything unsound, ModelUnsafe for a pickle that could run code.
     """
-    return _safetensors(path) if path.suffix.lower() in SAFETENSORS else (_pickle(path), {})
+    with path.open("rb") as file:
+        start = file.read(9)
+    if is_safetensors(start):
+        return _safetensors(path)
+    return _rows_of(path, within(pickles.read(path))), {}
 
 
-def _pickle(path: Path) -> Rows:
-    return rows_of(path, pickles.state_dict(pickles.read(path)))
+def _rows_of(path: Path, tensors: Mapping[str, pickles.Tensor]) -> Rows:
+    """Where the tensors are that `pickles` has found in a file.
 
-
-def rows_of(path: Path, tensors: Mapping[str, pickles.Tensor]) -> Rows:
-    """Where the tensors are that `pickles` has found in a file."""
+    Raises ModelBroken for views of so little that they are no weights.
+    """
+    sizes = (row.itemsize * math.prod(max(1, side) for side in row.shape)
+             for row in tensors.values())  # fmt: skip
+    if sum(sizes) > MOST_SHARING * path.stat().st_size:
+        raise ModelBroken(f"{path.name} claims tensors that are larger than the file.")
     return {
         name: Stored(path, DTYPES[row.dtype], row.shape, row.strides, row.offset)
         for name, row in tensors.items()
@@ -177,15 +188,13 @@ def rows_of(path: Path, tensors: Mapping[str, pickles.Tensor]) -> Rows:
 def _safetensors(path: Path) -> tuple[Rows, dict[str, str]]:
     with path.open("rb") as file:
         rows, metadata, start = table_of(file, path.stat().st_size, path.name)
-    try:
-        return {name: _row(path, row, start) for name, row in rows.items()}, metadata
-    except (ValueError, LookupError, TypeError) as error:
-        raise ModelBroken(f"{path.name} has a damaged safetensors header.") from error
+    strange = {row["dtype"] for row in rows.values()} - DTYPES.keys()
+    if strange:
+        raise ModelUnsupported(f"{path.name} holds numbers of the format {min(strange)}.")
+    return {name: _row(path, row, start) for name, row in rows.items()}, metadata
 
 
 def _row(path: Path, row: Mapping[str, Any], start: int) -> Stored:
-    dtype, shape = DTYPES[row["dtype"]], tuple(int(side) for side in row["shape"])
-    first, end = row["data_offsets"]
-    if min(first, *shape, 0) < 0 or end - first != math.prod(shape) * dtype.itemsize:
-        raise ValueError("a tensor's size is not that of its shape")
-    return Stored(path, dtype, shape, contiguous_strides(shape), start + first)
+    shape = tuple(row["shape"])
+    first = start + row["data_offsets"][0]
+    return Stored(path, DTYPES[row["dtype"]], shape, contiguous_strides(shape), first)

@@ -12,6 +12,7 @@ and every storage within the file.
 from __future__ import annotations
 
 import io
+import math
 import os
 import struct
 import zipfile
@@ -47,15 +48,16 @@ def look(file: BinaryIO, *, placed: bool = False) -> Any:
         zipped = file.read(len(_ZIP_START)) == _ZIP_START
         file.seek(0)
         return _look_into_zip(file, placed=placed) if zipped else _look_into_legacy(file)
-    except _FAULTS as error:
-        raise Damaged(f"it is cut short or damaged ({str(error)[:80]})") from None
+    except _FAULTS:
+        raise Damaged("it is cut short or damaged") from None
 
 
 def _check(tensor: Tensor) -> None:
-    """Raise Damaged for a tensor that does not lie within its storage."""
+    """Raise Damaged for a tensor that does not lie within its storage, or has more numbers."""
     spans = zip(tensor.shape, tensor.strides, strict=True)
     extent = 1 + sum((size - 1) * stride for size, stride in spans) if all(tensor.shape) else 0
-    if (tensor.first + extent) * tensor.itemsize > tensor.storage.length:
+    numbers = max(tensor.first + extent, math.prod(tensor.shape))
+    if numbers * tensor.itemsize > tensor.storage.length:
         raise Damaged("a tensor is larger than its storage")
 
 

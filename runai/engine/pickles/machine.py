@@ -135,7 +135,7 @@ class Machine:
             raise Damaged("it names something absurd")
         path = f"{module}.{name}"
         if path not in HARMLESS and not path.startswith(HARMLESS_PACKAGES):
-            raise Unsafe(path[:100])
+            raise Unsafe("".join(c if c.isprintable() else "?" for c in path[:100]))
         self.stack.append(Name(path))
 
     def fill(self, items: list[Any]) -> None:
@@ -294,6 +294,11 @@ def _counted(form: str, read: Callable[[bytes], Any]) -> Step:
     return step
 
 
+def _text(written: bytes) -> str:
+    # Python writes halves of characters, which nothing could send on, for paths that are no text
+    return written.decode(errors="replace")
+
+
 def _whole_number(written: bytes) -> int:
     if len(written) > MAX_NUMBER_BYTES:
         raise Damaged("it holds an absurd number")
@@ -314,11 +319,8 @@ def _skip(size: int) -> Step:
     return lambda _, at: at + size
 
 
-def _refused(name: str) -> Step:
-    def step(_: Machine, __: int) -> int:
-        raise Damaged(f"its pickle uses {name}")
-
-    return step
+def _refused(_: Machine, __: int) -> int:
+    raise Damaged("its pickle does what torch's never do")
 
 
 _BY_NAME: dict[str, Step] = {
@@ -337,9 +339,9 @@ _BY_NAME: dict[str, Step] = {
     "BINFLOAT": _number(">d"),
     "LONG1": _counted("<B", _whole_number),
     "LONG4": _counted("<I", _whole_number),
-    "BINUNICODE": _counted("<I", bytes.decode),
-    "BINUNICODE8": _counted("<Q", bytes.decode),
-    "SHORT_BINUNICODE": _counted("<B", bytes.decode),
+    "BINUNICODE": _counted("<I", _text),
+    "BINUNICODE8": _counted("<Q", _text),
+    "SHORT_BINUNICODE": _counted("<B", _text),
     "BINBYTES": _counted("<I", bytes),
     "BINBYTES8": _counted("<Q", bytes),
     "SHORT_BINBYTES": _counted("<B", bytes),
@@ -370,7 +372,6 @@ _BY_NAME: dict[str, Step] = {
     "BUILD": Machine.build,
 }
 _STEPS: dict[int, Step] = {
-    ord(opcode.code): _BY_NAME.get(opcode.name, _refused(opcode.name))
-    for opcode in pickletools.opcodes
+    ord(opcode.code): _BY_NAME.get(opcode.name, _refused) for opcode in pickletools.opcodes
 }
 _STOP = ord(".")

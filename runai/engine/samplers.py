@@ -26,6 +26,8 @@ from runai.schema.requests import GenerationRequest, TextToImage, Upscale
 from runai.schema.samplers import METHODS, PARTS
 
 Config = dict[str, Any]
+# its schedulers ask for the ends of a range that they know rounded
+warnings.filterwarnings("ignore", "Should have t[ab]", UserWarning, "torchsde")
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,6 @@ def make_scheduler(sampler: str, config: Config, seed: int) -> Any:
     require(sampler)
     choice = SCHEDULERS[sampler]
     own = {"noise_sampler_seed": seed} if choice.draws_apart else {}
-    if choice.draws_apart:  # it asks for the ends of a range that it knows rounded
-        warnings.filterwarnings("ignore", "Should have t[ab]", UserWarning)
     return scheduler_class(sampler).from_config(config, **choice.arguments, **own)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -269,3 +272,36 @@ def test_a_sampler_that_needs_a_missing_package_says_which(
     assert len(said) == len(samplers)
     for line, sampler in zip(said, samplers, strict=True):
         assert sampler in line and f"pip install {package}" in line
+
+
+def test_making_a_sampler_changes_nothing_of_how_warnings_are_shown() -> None:
+    pytest.importorskip("torchsde")
+    before = list(warnings.filters)
+    for _ in range(2):
+        make_scheduler("dpmpp_sde_karras", ARCHS["sd1"].scheduler, 1)
+    assert warnings.filters == before
+
+
+ROUNDED = """
+import torch
+from runai.engine.archs import ARCHS
+from runai.engine.samplers import make_scheduler
+for seed in range(4):
+    scheduler = make_scheduler("dpmpp_sde", ARCHS["sd1"].scheduler, seed)
+    scheduler.set_timesteps(7)
+    latents = torch.ones(1, 4, 8, 8)
+    for timestep in scheduler.timesteps:
+        latents = scheduler.step(latents * 0.1, timestep, latents).prev_sample
+"""
+
+
+def test_what_a_sampler_rounds_is_not_warned_of() -> None:
+    pytest.importorskip("torchsde")
+    ran = subprocess.run(
+        [sys.executable, "-W", "always", "-c", ROUNDED],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+    assert "Should have t" not in ran.stderr

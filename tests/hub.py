@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 COMMIT = "c" * 40
+FLOOD_MIB = 64
 LARGE = 5000  # from here on a file is "large"
 
 
@@ -38,8 +39,12 @@ class Hub(ThreadingHTTPServer):
         self.repositories = repositories
         self.gated: set[str] = set()
         self.cut: int | None = None
+        self.keeps_cutting = False  # at the same place each time
         self.ranges = True
         self.spoiled: set[str] = set()
+        self.listing: bytes | None = None  # sent as what any repository holds
+        self.flooding: set[str] = set()
+        self.cut_off = threading.Event()  # a client did not want any more of a flood
         self.asked: list[Asked] = []
         self.stalled = threading.Event()  # the server has stopped in the middle of a file
         self._go = threading.Event()
@@ -90,6 +95,8 @@ class Answering(BaseHTTPRequestHandler):
 
     def _describe(self, repo: str, revision: str | None) -> None:
         files = self.server.repositories.get(repo)
+        if self.server.listing is not None:
+            return self._answer(200, {}, self.server.listing)
         if files is None:  # what the hub says to somebody it does not know
             return self._answer(401, {"X-Error-Code": "RepoNotFound"})
         if revision not in (None, "main", COMMIT):
@@ -115,17 +122,30 @@ class Answering(BaseHTTPRequestHandler):
         partial = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
         rest = content[start:]
         cut = self.server.cut
-        if self.server.hold() and len(content) >= LARGE:
+        if name in self.server.flooding:
+            self._flood()
+        elif self.server.hold() and len(content) >= LARGE:
             self._answer(200, {}, rest, sent=len(rest) // 2)
             self.wfile.flush()
             self.server.wait()
             self.close_connection = True
         elif cut is not None and len(content) >= LARGE:
-            self.server.cut = 0
+            self.server.cut = cut if self.server.keeps_cutting else 0
             self._answer(206 if start else 200, partial if start else {}, rest, sent=cut)
             self.close_connection = True
         else:
             self._answer(206 if start else 200, partial if start else {}, rest)
+
+    def _flood(self) -> None:
+        """A body of which no end is told."""
+        self.close_connection = True
+        self.send_response(200)
+        self.end_headers()
+        try:
+            for _ in range(FLOOD_MIB):
+                self.wfile.write(bytes(2**20))
+        except OSError:
+            self.server.cut_off.set()
 
     def _answer(
         self, code: int, headers: Mapping[str, str] = {}, body: bytes = b"", sent: int | None = None

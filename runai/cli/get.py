@@ -7,6 +7,7 @@ catalogue does, and moved to its place in one step. Run again after a failure, i
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -28,14 +29,24 @@ from runai.engine import detection
 from runai.engine.archs import ARCHS
 from runai.engine.disk import check_space
 from runai.engine.vocabulary import TOKENS, as_files, read
-from runai.errors import InvalidSetting, ModelBroken, ModelUnsupported
+from runai.errors import (
+    FetchFailed,
+    InvalidSetting,
+    ModelBroken,
+    ModelUnsupported,
+    NoSpace,
+    RunAIError,
+)
 from runai.jobs.engine import Engine
 
 if TYPE_CHECKING:
-    from runai.cli.fetch import hub
+    from runai.cli.fetch.listing import RemoteFile, Repository
 
 tqdm.monitor_interval = 0  # or tqdm starts a thread of its own
 STAGING = ".fetching"
+AGAIN = "Mend that, and run the same command again: it goes on where it stopped."
+FULL = (errno.ENOSPC, errno.EDQUOT)
+MOST_ODD = 5  # names that are told
 ONLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS")
 # where what is no model has its place; a model's is the folder of its version
 PLACES = {"lora": "Lora", "vae": "VAE", "embedding": "embeddings"}
@@ -53,7 +64,15 @@ def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
     except KeyboardInterrupt:
         _say("\nInterrupted. Run the same command again: it goes on where it stopped.")
         return ExitCode.INTERRUPTED
+    except OSError as error:
+        raise _cannot_be_written(error, base) from error
     return ExitCode.OK
+
+
+def _cannot_be_written(error: OSError, base: Path) -> RunAIError:
+    kind = NoSpace if error.errno in FULL else FetchFailed
+    said = error.strerror or type(error).__name__
+    return kind(f"{error.filename or base} cannot be written: {said}.", hint=AGAIN)
 
 
 def command_line() -> Parser:
@@ -114,6 +133,9 @@ def _get(arguments: Namespace, base: Path) -> None:
         print(f"{place} is there already.")
         return
     repository = hub.look_up(row.repo, arguments.revision)
+    if repository.odd:
+        shown = ", ".join(ascii(name)[:100] for name in repository.odd[:MOST_ODD])
+        _say(f"Left out, for its name: {shown}.")
     names = choice.needed(
         [file.name for file in repository.files],
         variant=arguments.variant or row.variant,
@@ -151,7 +173,7 @@ def _staging_name(repo: str, commit: str, names: Sequence[str]) -> str:
     return f"{repo.replace('/', '--')}-{commit[:12]}-{chosen:08x}"
 
 
-def _fetch_all(repository: hub.Repository, files: Sequence[hub.RemoteFile], staged: Path) -> None:
+def _fetch_all(repository: Repository, files: Sequence[RemoteFile], staged: Path) -> None:
     from runai.cli.fetch import hub  # not before `_go_online`
 
     total = sum(file.size for file in files)

@@ -13,7 +13,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hub
 import pytest
@@ -155,6 +155,65 @@ def test_what_arrives_damaged_is_not_kept(get: Callable[..., Done], stand_in: hu
     assert get(NAME).code == 0
 
 
+def test_a_file_that_never_ends_is_cut_off_and_not_kept(
+    get: Callable[..., Done], stand_in: hub.Hub
+) -> None:
+    stand_in.flooding.add(LARGE)
+    done = get(NAME)
+    assert done.code == 1 and f"{LARGE} did not arrive as it was sent" in done.err
+    assert stand_in.cut_off.wait(PATIENCE_S), "all of it was read"
+    assert not list(done.base.rglob("*.part"))
+    stand_in.flooding.clear()
+    assert get(NAME).code == 0
+
+
+def test_a_hub_that_breaks_off_at_the_same_place_is_given_up(
+    get: Callable[..., Done], stand_in: hub.Hub
+) -> None:
+    stand_in.cut, stand_in.keeps_cutting, stand_in.ranges = 30_000, True, False
+    done = get(NAME)
+    assert done.code == 1 and "The connection broke" in done.err
+
+
+@pytest.mark.parametrize("said", [b'{"a":', b"[]", {"sha": "/../../../ab" + "c" * 28}], ids=str)
+def test_a_listing_that_makes_no_sense_is_said_in_one_line(
+    get: Callable[..., Done], stand_in: hub.Hub, said: Any
+) -> None:
+    whole = {"id": NAME, "sha": hub.COMMIT, "siblings": [row("a.safetensors")]}
+    stand_in.listing = said if isinstance(said, bytes) else json.dumps(whole | said).encode()
+    done = get(NAME)
+    assert done.code == 1 and done.err.endswith("[fetch_failed]\n"), done.err
+    assert "cannot be understood" in done.err and len(done.err.splitlines()) == 1
+    assert stand_in.files_asked == [] and content(done.base.parent) == {}
+
+
+def row(name: str) -> dict[str, Any]:
+    return {"rfilename": name, "size": 9, "blobId": "b" * 40}
+
+
+def test_files_whose_names_cannot_be_some_here_are_left_out_and_said(
+    get: Callable[..., Done], stand_in: hub.Hub
+) -> None:
+    rows = [row("a\0b.safetensors"), row("a\n\x1b[31mb.safetensors"), row("../a.safetensors")]
+    said = {"id": NAME, "sha": hub.COMMIT, "siblings": rows}
+    stand_in.listing = json.dumps(said).encode()
+    done = get(NAME)
+    assert done.code == 2 and stand_in.files_asked == []
+    assert content(done.base.parent) == {}
+    first, second = done.err.splitlines()
+    assert first.startswith("Left out, for its name: ") and second.endswith("[invalid_setting]")
+    assert first.isprintable() and second.isprintable()
+
+
+def test_an_odd_name_among_others_keeps_nobody_from_the_rest(
+    get: Callable[..., Done], stand_in: hub.Hub
+) -> None:
+    stand_in.repositories = {NAME: {**MODEL, "samples/\u200d.png": b"x"}}
+    done = get(NAME)
+    assert done.code == 0, done.err
+    assert "Left out, for its name: 'samples/\\u200d.png'." in done.err
+
+
 def test_a_model_that_is_there_is_not_fetched_again(
     get: Callable[..., Done], stand_in: hub.Hub
 ) -> None:
@@ -212,25 +271,55 @@ def test_without_a_network_it_says_so(get: Callable[..., Done], dead_port: int) 
     assert len(done.err.splitlines()) == 1
 
 
-def test_a_full_disk_is_told_before_anything_is_fetched(stand_in: hub.Hub, tmp_path: Path) -> None:
-    script = (
-        "import shutil, sys\n"
-        "real = shutil.disk_usage\n"
-        "shutil.disk_usage = lambda folder: real(folder)._replace(free=1000)\n"
-        "from runai.cli import main\n"
-        f"sys.exit(main({command(tmp_path, NAME)[3:]!r}))\n"
-    )
-    done = subprocess.run(
+def in_a_script(stand_in: hub.Hub, base: Path, before: str) -> subprocess.CompletedProcess[str]:
+    """`models get` in a process in which these lines of Python went before."""
+    script = f"import sys\n{before}\nfrom runai.cli import main\n"
+    script += f"sys.exit(main({command(base, NAME)[3:]!r}))\n"
+    return subprocess.run(
         [sys.executable, "-c", script],
-        env=environment(stand_in, tmp_path),
+        env=environment(stand_in, base.parent),
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
         check=False,
     )
+
+
+def test_a_full_disk_is_told_before_anything_is_fetched(stand_in: hub.Hub, tmp_path: Path) -> None:
+    full = (
+        "import shutil\n"
+        "real = shutil.disk_usage\n"
+        "shutil.disk_usage = lambda folder: real(folder)._replace(free=1000)"
+    )
+    done = in_a_script(stand_in, tmp_path, full)
     assert done.returncode == 1 and "[no_space]" in done.stderr
     assert stand_in.files_asked == []
+
+
+def test_a_disk_that_gets_full_meanwhile_is_said_in_one_line(
+    stand_in: hub.Hub, tmp_path: Path
+) -> None:
+    base = tmp_path / "models"
+    base.mkdir()
+    most = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
+    done = in_a_script(stand_in, base, most)
+    assert done.returncode == 1 and "[fetch_failed]" in done.stderr
+    assert "cannot be written: File too large" in done.stderr
+    assert len(done.stderr.splitlines()) == 2, "what is fetched, and the error"
+    assert in_a_script(stand_in, base, "").returncode == 0
+    assert content(base / NAME) == {name: MODEL[name] for name in FETCHED}
+
+
+def test_a_base_path_that_cannot_be_written_is_said_in_one_line(
+    stand_in: hub.Hub, tmp_path: Path
+) -> None:
+    base = tmp_path / "models"
+    base.mkdir()
+    (base / ".fetching").write_text("in the way")
+    done = in_a_script(stand_in, base, "")
+    assert done.returncode == 1 and "[fetch_failed]" in done.stderr
+    assert ".fetching" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_a_bar_shows_how_far_it_is(stand_in: hub.Hub, tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -35,10 +34,13 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 
 from runai import __version__
+from runai.cli.fetch import listing
+from runai.cli.fetch.listing import RemoteFile, Repository
 from runai.errors import FetchFailed
 
 CHUNK_BYTES = 2**20
 TIMEOUT_S = 30.0
+MOST_SAID = 300
 CLIENT = {"library_name": "runai", "library_version": __version__}
 PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
 AGAIN = "Run the same command again: it goes on where it stopped."
@@ -64,51 +66,31 @@ REASONS: tuple[tuple[type[Exception], str, str], ...] = (
 Progress = Callable[[int], object]
 
 
-@dataclass(frozen=True)
-class RemoteFile:
-    """`sha256` of large files; of others git's own hash, `blob`."""
-
-    name: str
-    size: int
-    blob: str
-    sha256: str | None
-
-
-@dataclass(frozen=True)
-class Repository:
-    """A repository at one commit."""
-
-    name: str
-    commit: str
-    files: tuple[RemoteFile, ...]
-
-
 @contextlib.contextmanager
 def _explained(repo: str) -> Iterator[None]:
     try:
         yield
     except tuple(row[0] for row in REASONS) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        said = _line(error)
         message, hint = next((m, h) for kind, m, h in REASONS if isinstance(error, kind))
         raise FetchFailed(message.format(repo=repo, error=said), hint=hint) from error
 
 
+def _line(error: Exception) -> str:
+    """What the error says first, as text that a terminal may be given: the hub has a part in it."""
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    shown = "".join(letter if letter.isprintable() else "?" for letter in first)
+    return shown[:MOST_SAID].rstrip(".")
+
+
 def look_up(repo: str, revision: str | None) -> Repository:
     """What the repository holds. Raises FetchFailed."""
-    with _explained(repo):
-        info = HfApi(**CLIENT).model_info(  # type: ignore[arg-type]
-            repo, revision=revision, files_metadata=True, timeout=TIMEOUT_S
-        )
-    return Repository(repo, str(info.sha), tuple(_file(row) for row in info.siblings or ()))
-
-
-def _file(row: Any) -> RemoteFile:
-    if PurePosixPath(row.rfilename).is_absolute() or ".." in PurePosixPath(row.rfilename).parts:
-        raise FetchFailed(f"The hub names a file {row.rfilename!r}.", hint="Check HF_ENDPOINT.")
-    large = row.lfs
-    return RemoteFile(
-        row.rfilename, row.size or 0, row.blob_id or "", large.sha256 if large else None
-    )
+    with listing.understood(repo):
+        with _explained(repo):
+            info = HfApi(**CLIENT).model_info(  # type: ignore[arg-type]
+                repo, revision=revision, files_metadata=True, timeout=TIMEOUT_S
+            )
+        return listing.read(repo, info)
 
 
 def fetch(repository: Repository, file: RemoteFile, folder: Path, progress: Progress) -> None:
@@ -143,20 +125,25 @@ def arrived(target: Path) -> int:
 def _go_on(
     repository: Repository, file: RemoteFile, sink: Any, have: int, progress: Progress
 ) -> int:
-    """Ask for what is missing; how much there is then. Raises what broke if nothing came."""
+    """Ask for what is missing; how much there is then, or one piece too much of it.
+
+    Raises what broke if there is no more than before.
+    """
     before = have
     try:
         with _asked(repository, file, have) as answer:
             if answer.status_code != PARTIAL_CONTENT and have:  # it sends all of it once more
                 sink.truncate(0)
                 progress(-have)
-                before = have = 0
+                have = 0
             for chunk in answer.iter_raw():  # as they come, so that none is lost
                 sink.write(chunk)
                 have += len(chunk)
                 progress(len(chunk))
+                if have > file.size:
+                    break  # nobody knows where it would end
     except httpx2.TransportError:
-        if have == before:
+        if have <= before:  # no more than last time, if all of it was sent once more
             raise
     else:
         if have < file.size:

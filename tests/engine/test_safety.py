@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -178,3 +179,11 @@ def test_a_damaged_checker_is_a_note_too_where_the_server_is_told_to_warn(
     done, _ = drawn(lenient)
     [note] = done.notes
     assert "cannot be loaded" in note
+
+
+def test_that_the_example_model_is_let_through_is_noted(tmp_path: Path) -> None:
+    safety = SafetyFilter([tmp_path], choose("cpu", "fp32"))
+    example = replace(ENTRY, example=True)
+    [note] = safety.require(make_request(nsfw_filter=True), example)
+    assert "not checked" in note
+    assert safety.require(make_request(), example) == []

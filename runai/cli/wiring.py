@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import runai
+from runai.cli.abandoning import abandoned_when
 from runai.errors import DependencyMissing, RunAIError
 from runai.jobs.engine import Engine
 from runai.jobs.service import Service
@@ -57,15 +58,24 @@ def socket_options(settings: Settings) -> SocketOptions:
 def service(
     settings: Settings, make_engine: Callable[[], Engine] | None, on_fatal: Fatal
 ) -> Service:
-    """A service that is not started yet; without `make_engine` torch draws."""
+    """A service that is not started yet; without `make_engine` torch draws.
+
+    An engine that is still being imported when the service is told to stop is given up.
+    """
     stay_offline()
-    return Service(
-        make_engine or (lambda: torch_engine(settings)),
+
+    def import_and_make() -> Engine:
+        with abandoned_when(lambda: made.state == "stopping"):
+            return torch_engine(settings)
+
+    made = Service(
+        make_engine or import_and_make,
         limits(settings),
         max_queued=settings.max_queued,
         on_fatal=on_fatal,
         conversion=functools.partial(conversion, settings) if settings.allow_convert else None,
     )
+    return made
 
 
 def conversion(settings: Settings, asked: Convert) -> list[str]:

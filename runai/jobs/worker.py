@@ -10,7 +10,8 @@ waits for more than one of those.
 Whose fault is what: an exception in `admit` is the failure of the job that was taken up. One
 in `step` could be anybody's, so every job in the engine fails and is dropped. The loop lives
 on after both. An engine that cannot be made, or that fails at a mere question (`has_room`),
-is broken for good: everything fails with its error and `on_fatal` is told.
+is broken for good: everything fails with its error and `on_fatal` is told. Whoever makes it may
+raise ServerStopping once nobody wants it any more: that is no fault.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from runai.errors import OutOfMemory, RunAIError
+from runai.errors import OutOfMemory, RunAIError, ServerStopping
 from runai.jobs.engine import Engine
 from runai.jobs.job import Job
 from runai.jobs.ledger import Ledger
@@ -53,6 +54,8 @@ class Worker:
         fatal: RunAIError | None = None
         try:
             self._work()
+        except ServerStopping:  # who was to make the engine has given up
+            log.debug("The engine is not wanted any more.")
         except Exception as error:  # any fault of the engine's: its clients must hear of it
             log.exception("The engine is broken.")
             fatal = as_error(error)

@@ -48,6 +48,26 @@ sys.meta_path.insert(0, Watch())
 from runai.cli import main
 sys.exit(main())
 """
+# the engine's imports never end, and do not mind what is not there
+ENDLESS_IMPORTS = """
+import importlib.abc, importlib.util, itertools, sys
+class Endless(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path=None, target=None):
+        if name == "runai.engine.engine":
+            return importlib.util.spec_from_loader(name, self)
+    def create_module(self, spec):
+        return None
+    def exec_module(self, module):
+        print("Importing.", file=sys.stderr, flush=True)
+        for number in itertools.count():
+            try:
+                importlib.import_module(f"module_{number}")
+            except ImportError:
+                pass
+sys.meta_path.insert(0, Endless())
+from runai.cli import main
+sys.exit(main())
+"""
 WAYS = {
     "runai": ("-c", "import sys; from runai.cli import main; sys.exit(main())"),
     "runai serve": ("-c", "import sys; from runai.cli import main; sys.exit(main())", "serve"),
@@ -94,7 +114,7 @@ def test_connections_are_accepted_before_anything_heavy_is_imported_and_without_
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    child = start("-c", WATCH_IMPORTS, "--port", str(port))
+    child = start("-c", WATCH_IMPORTS, "--port", str(port), "--keep-alive")
     assert child.end() == 1
     assert set(child.out.split()) == {"pydantic", "torch", "runai.jobs", "runai.schema"}
     last = child.seen.splitlines()[-1]
@@ -238,6 +258,29 @@ def test_a_signal_while_nothing_is_drawn_loses_nothing(start: Callable[..., Any]
     child.signal(signal.SIGTERM)
     child.tell()
     assert child.end() == 0
+
+
+def test_a_signal_while_the_engine_is_imported_does_not_wait_for_that(
+    start: Callable[..., Any],
+) -> None:
+    child = start("-c", ENDLESS_IMPORTS, "--port", "0", "--grace-s", "3600")
+    child.wait_for("Importing")
+    child.signal(signal.SIGTERM)
+    assert child.end() == 0
+    assert "broken" not in child.seen and "Traceback" not in child.seen
+
+
+def test_what_waits_for_the_engine_meanwhile_is_canceled(start: Callable[..., Any]) -> None:
+    child = start("-c", ENDLESS_IMPORTS, "--port", "0", "--grace-s", "3600")
+    port = int(child.wait_for(r"port (\d+)")[1])
+    with Client("localhost", port) as client:
+        answers = client.generate(request())
+        assert next(answers).type == "accepted"
+        child.signal(signal.SIGTERM)
+        *_, last = answers
+        assert last.type == "canceled"
+    assert child.end() == 143
+    assert "Traceback" not in child.seen
 
 
 def test_the_log_has_one_line_a_record_and_no_prompts(start: Callable[..., Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from runai.errors import ServerStopping
+from runai.errors import RunAIError, ServerStopping
 from runai.jobs.service import Service
 from runai.schema.events import Canceled, Completed
 from runai.testing.scripted import Gate, ScriptedEngine
@@ -52,6 +52,26 @@ def test_models_wait_for_an_engine_that_is_starting() -> None:
     slow.gate.open()
     assert [model.name for model in models().models] == ["shapes", "other"]
     slow.service.stop()
+
+
+def test_an_engine_that_does_not_come_because_of_the_stop_is_no_fault() -> None:
+    told: list[RunAIError] = []
+    slow = Slow()
+
+    def give_up() -> ScriptedEngine:
+        slow.make()
+        raise ServerStopping("Given up.")
+
+    service = Service(give_up, on_fatal=told.append)
+    session = service.open_session()
+    service.start()
+    slow.gate.wait_until_reached()
+    session.submit(ask("a"))
+    assert not service.drain(0.0)
+    slow.gate.open()
+    service.stop()
+    assert end_of(session, "a") == Canceled(id="a")
+    assert told == []
 
 
 def test_stopping_ends_a_wait_for_models() -> None:

@@ -75,6 +75,9 @@ SAFETENSORS: dict[str, tuple[Write, str | None]] = {
         lora(ss_tag_frequency='{"a":{"b":"%s"}}' % ("9" * 5000)),
         "lora",
     ),
+    "a title of many words": (lora(**{"modelspec.title": "a " * 7_000_000}), "lora"),
+    "a phrase of many words": (lora(**{"modelspec.trigger_phrase": "," * 15_000_000}), "lora"),
+    "a shape of many dimensions": (safetensors({"a": row([2] * 5_000_000, 0, 64)}), None),
     "metadata that is a list": (
         safetensors({"a": row([16], 0, 64), "__metadata__": ["a"]}),
         None,

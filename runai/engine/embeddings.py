@@ -108,7 +108,9 @@ def _vectors_in(path: Path) -> dict[str, torch.Tensor]:
     if sum(math.prod(row.shape) for row in rows.values()) > MAX_NUMBERS:
         raise ModelBroken(f"{path.name} is larger than any embedding.")
     wide = {name: tensor.reshape(-1, tensor.shape[-1]) for name, tensor in read(rows).items()}
-    return {name: tensor for name, tensor in wide.items() if tensor.isfinite().all()}
+    if not all(tensor.isfinite().all() for tensor in wide.values()):
+        raise ModelBroken(f"{path.name} holds numbers that are not finite.")
+    return wide
 
 
 def _fitting(

@@ -327,6 +327,17 @@ def test_a_link_that_leaves_the_base_path_is_not_followed(base: Path, tmp_path: 
         catalogue.find("link")
 
 
+def test_a_link_renames_nothing(base: Path) -> None:
+    """Whatever it leads to, and whichever of the two comes first by name."""
+    before = set(models(Catalogue([base])))
+    put(base, {"v1/real/inner.safetensors": "sd1"})
+    (base / "v1" / "up").symlink_to("..")
+    (base / "v1" / "a-link").symlink_to("real")
+    (base / "v1" / "a-model").symlink_to("folder")
+    (base / "compvis").symlink_to("v1")
+    assert set(models(Catalogue([base]))) == before | {"v1/real/inner"}
+
+
 # --- defaults ----------------------------------------------------------------------------
 
 

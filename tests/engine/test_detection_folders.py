@@ -131,6 +131,30 @@ def test_damaged_configurations_are_no_model(tmp_path: Path, name: str, content:
     assert finding.kind is None and finding.reason
 
 
+@pytest.mark.parametrize("value", [None, -1, 0, "x", 1e999, True, [768], 4.0])
+@pytest.mark.parametrize("key", ["in_channels", "cross_attention_dim"])
+def test_a_network_of_no_size_is_no_model(tmp_path: Path, key: str, value: Any) -> None:
+    finding = of(tmp_path / "m", unet={key: value})
+    assert (finding.kind, finding.fault) == (None, "broken")
+    assert key in finding.reason
+
+
+def test_a_number_past_all_numbers_is_a_damaged_configuration(tmp_path: Path) -> None:
+    xl = {**ARCHS["sdxl"].unet, "mid_block_type": "UNetMidBlock2D"}
+    path = write(tmp_path / "m", {**xl, "transformer_layers_per_block": 1e999})
+    assert identify_folder(path).fault == "broken"
+
+
+def test_a_reason_shows_no_more_of_a_file_than_fits_on_a_line(tmp_path: Path) -> None:
+    kind = "Flux\n\x1b[31m" + "x" * 900_000
+    for number, path in enumerate((tmp_path / "a", tmp_path / "vae")):
+        write(path, TINY, kind=kind)
+        if number:
+            (path / "model_index.json").rename(path / "config.json")
+        reason = identify_folder(path).reason
+        assert "Flux" in reason and reason.isprintable() and len(reason) <= 200
+
+
 def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "m", dict(ARCHS["sd1"].unet))
     (path / "unet" / "config.json").unlink()

@@ -104,6 +104,19 @@ def test_a_file_is_read_for_what_it_is_whatever_its_ending(
     assert read(index(path)[0])["emb_params"].sum() == 2 * 768
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 768), (10**4, 768)])
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+def test_vectors_that_are_none_are_listed_with_their_form(
+    tmp_path: Path, ending: str, shape: tuple[int, ...]
+) -> None:
+    path, vectors = tmp_path / f"m{ending}", torch.zeros(shape)
+    if ending == ".pt":
+        torch.save({"string_to_param": {"*": vectors}}, path)
+    else:
+        save_file({"emb_params": vectors}, path)
+    assert str(list(shape)) in identify(path).reason
+
+
 # --- what is almost right ----------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from runai.errors import ModelBroken
 
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSORS = 50_000  # SDXL has 2,600
+MAX_DIMENSIONS = 8
 MAX_NUMBER = 2**48  # of a shape or an offset
 # bytes an element, by dtype (safetensors/src/tensor.rs, enum Dtype)
 ITEM_BYTES = {
@@ -112,7 +113,7 @@ def _end(rows: list[Any]) -> int:
 
 def _sound(lists: list[Any]) -> bool:
     """Whether these are lists of whole numbers of which none is absurd."""
-    if not set(map(type, lists)) <= {list}:
+    if not set(map(type, lists)) <= {list} or max(map(len, lists), default=0) > MAX_DIMENSIONS:
         return False
     numbers: Iterable[Any] = list(chain.from_iterable(lists))
     types = set(map(type, numbers))

@@ -43,6 +43,7 @@ WORTH_SHOWING = (
 )
 MAX_CHARACTERS = 200
 MAX_WORDS = 8
+MAX_READ = 10_000  # characters of a value in which words are looked for
 # words of a name that say how a model was distilled to few steps
 DISTILLATIONS = {"turbo": "turbo", "lightning": "lightning", "lcm": "lcm", "hyper": "hyper"}
 _SAID = ("modelspec.title", "modelspec.tags", "modelspec.merged_from", "modelspec.description")
@@ -54,7 +55,9 @@ _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_pr
 def shortened(metadata: Mapping[str, Any]) -> dict[str, str]:
     """What is worth showing, each value on one line of at most `MAX_CHARACTERS`."""
     found = {
-        key: " ".join(str(metadata[key]).split()) for key in WORTH_SHOWING if metadata.get(key)
+        key: " ".join(str(metadata[key])[:MAX_READ].split())
+        for key in WORTH_SHOWING
+        if metadata.get(key)
     }
     return {
         key: text if len(text) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS - 1]}…"
@@ -65,7 +68,7 @@ def shortened(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
     """What it answers to: the stated phrase, then the most frequent tags of its training."""
-    stated = metadata.get("modelspec.trigger_phrase", "").split(",")
+    stated = metadata.get("modelspec.trigger_phrase", "")[:MAX_READ].split(",")
     words = [*stated, *_frequent(metadata.get("ss_tag_frequency", ""))]
     kept = dict.fromkeys(" ".join(word.split())[:MAX_CHARACTERS] for word in words)
     return tuple(word for word in kept if word and word.isprintable())[:MAX_WORDS]
@@ -93,7 +96,10 @@ def prediction_in(metadata: Mapping[str, str]) -> str | None:
 
 def distillation_in(metadata: Mapping[str, str]) -> str | None:
     """The distillation that the metadata speaks of."""
-    return next(filter(None, (distillation_of(str(metadata.get(key, ""))) for key in _SAID)), None)
+    return next(
+        filter(None, (distillation_of(str(metadata.get(key, ""))[:MAX_READ]) for key in _SAID)),
+        None,
+    )
 
 
 def distillation_of(name: str) -> str | None:

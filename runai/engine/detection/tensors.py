@@ -129,6 +129,10 @@ def _small(shapes: Shapes, names: str, said: Mapping[str, str]) -> Finding:
     base = adapters.base_of_embedding(shapes)
     if base is not None:
         return Finding("embedding", base)
+    if (vectors := shapes.get("emb_params")) is not None:
+        return foreign(
+            f"it is an embedding whose vectors are {list(vectors)}: no prompt holds them"
+        )
     what = _marked_as(OTHERS, names) or _marked_as(FAMILIES, names)
     return foreign(f"it is {what}" if what else "it holds nothing that is known")
 

@@ -202,7 +202,7 @@ def test_files_whose_names_cannot_be_some_here_are_left_out_and_said(
     assert content(done.base.parent) == {}
     first, second = done.err.splitlines()
     assert first.startswith("Left out, for its name: ") and second.endswith("[invalid_setting]")
-    assert first.isprintable() and second.isprintable()
+    assert first.isprintable() and second.isprintable() and "there are none." in second
 
 
 def test_an_odd_name_among_others_keeps_nobody_from_the_rest(

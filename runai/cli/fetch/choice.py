@@ -126,4 +126,4 @@ def _the_only(names: Sequence[str]) -> list[str]:
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "") or "none"

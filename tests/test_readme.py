@@ -25,7 +25,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def flag_line(row: Row) -> str:
-    default = "off" if row.kind is SWITCH else f"`{as_text(row.default)}`".replace(str(Path.home()), "~")
+    default = (
+        "off" if row.kind is SWITCH else f"`{as_text(row.default)}`".replace(str(Path.home()), "~")
+    )
     return f"| `{row.flag}` | {default} | {row.help} |"
 
 

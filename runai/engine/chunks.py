@@ -11,7 +11,7 @@ Pure apart from the tokenizer it is given; what is read of the encoder is its le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from runai.engine.model import TextEncoder
@@ -78,9 +78,11 @@ class Chunk:
         return frozenset(i for i, slot in enumerate(self.slots) if slot.fragment == fragment)
 
 
-def chunked(line: Line, encoder: TextEncoder, words: Words, count: Count) -> tuple[Chunk, ...]:
-    """The chunks of a line, one at least."""
-    filler = _Filler(encoder)
+def chunked(
+    line: Line, encoder: TextEncoder, words: Words, count: Count, allowance: Allowance
+) -> tuple[Chunk, ...]:
+    """The chunks of a line, one at least. Raises InvalidField as soon as they are too many."""
+    filler = _Filler(encoder, allowance)
     for index, piece in enumerate(line):
         if isinstance(piece, Break):
             filler.next()
@@ -88,7 +90,8 @@ def chunked(line: Line, encoder: TextEncoder, words: Words, count: Count) -> tup
         for text in words.split(piece.text):
             vectors = count(text) if isinstance(text, Word) else None
             if isinstance(text, Word) and vectors:
-                filler.word([Slot(0, piece.weight, index, (text.name, i)) for i in range(vectors)])
+                slots = (Slot(0, piece.weight, index, (text.name, i)) for i in range(vectors))
+                filler.word(slots, vectors)
             else:
                 plain = text.written if isinstance(text, Word) else text
                 filler.text(Slot(token, piece.weight, index) for token in filler.tokens(plain))
@@ -96,7 +99,8 @@ def chunked(line: Line, encoder: TextEncoder, words: Words, count: Count) -> tup
 
 
 class _Filler:
-    def __init__(self, encoder: TextEncoder) -> None:
+    def __init__(self, encoder: TextEncoder, allowance: Allowance) -> None:
+        self._allowance = allowance
         self._tokenizer = encoder.tokenizer
         comma = self._tokenizer.convert_tokens_to_ids(",</w>")
         self._comma = None if comma == self._tokenizer.unk_token_id else comma
@@ -118,15 +122,16 @@ class _Filler:
                 self._break_at_comma()
             self._add(slot)
 
-    def word(self, slots: Sequence[Slot]) -> None:
+    def word(self, slots: Iterable[Slot], count: int) -> None:
         self._break_at_comma()
-        if self._slots and len(self._slots) + len(slots) > self._room:
+        if self._slots and len(self._slots) + count > self._room:
             self.next()
         for slot in slots:
             self._add(slot)
 
     def next(self) -> None:
         """Close the chunk, full or not."""
+        self._allowance.spend(1)  # now: a line that comes to too much is not filled to its end
         tokenizer = self._tokenizer
         fill = [Slot(tokenizer.pad_token_id)] * (self._room - len(self._slots))
         start, end = Slot(tokenizer.bos_token_id), Slot(tokenizer.eos_token_id)

@@ -71,10 +71,12 @@ class Reader:
     def count(self, composition: Composition, dialect: PromptDialect) -> None:
         """Spend what encoding a composition will take. Raises InvalidField."""
         for line in (line for part in composition for line in part.lines):
-            chunks = self.chunks[line] = chunked(line, self.encoder, self.words, self._vectors_of)
+            chunks = self.chunks[line] = self._chunked(line, self.allowance)
             hidden = _downweighted(line) if dialect == "compel" else ()
-            again = sum(bool(chunk.places_of(i)) for chunk in chunks for i in hidden)
-            self.allowance.spend(len(chunks) + again)
+            self.allowance.spend(sum(bool(c.places_of(i)) for c in chunks for i in hidden))
+
+    def _chunked(self, line: Line, allowance: Allowance) -> tuple[Chunk, ...]:
+        return chunked(line, self.encoder, self.words, self._vectors_of, allowance)
 
     def _vectors_of(self, word: Word) -> int | None:
         vectors = self.vectors.get(word.name)
@@ -82,7 +84,7 @@ class Reader:
 
     def empty(self) -> Said:
         """What it says of no text."""
-        return self.said(chunked((), self.encoder, self.words, self._vectors_of)[0])
+        return self.said(self._chunked((), Allowance(1))[0])
 
     def said(self, chunk: Chunk, hidden: frozenset[int] = NOTHING) -> Said:
         """What it says of a chunk, with the tokens at the places `hidden` masked."""

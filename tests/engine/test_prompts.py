@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from runai.engine import prompting
 from runai.engine.archs import Defaults
-from runai.engine.chunks import Chunk, chunked
+from runai.engine.chunks import Allowance, Chunk, chunked
 from runai.engine.engine import TorchEngine
 from runai.engine.model import LoadedModel
-from runai.engine.prompting.words import Words
+from runai.engine.prompting.words import Word, Words
 from runai.engine.prompts import Prompts
 from runai.errors import InvalidField
 from runai.schema.codec import parse_task
@@ -39,7 +39,8 @@ def chunks_of(model: LoadedModel, text: str, vectors: int = 0) -> list[str]:
     ((_, (part,)),) = prompting.parse(text, "webui", 20)
     encoder = model.texts[0]
     known = Words({"toy"} if vectors else ())
-    return [_letters(model, c) for c in chunked(part.lines[0], encoder, known, lambda _: vectors)]
+    chunks = chunked(part.lines[0], encoder, known, lambda _: vectors, Allowance(99))
+    return [_letters(model, c) for c in chunks]
 
 
 def _letters(model: LoadedModel, chunk: Chunk) -> str:
@@ -63,6 +64,23 @@ def test_text_past_75_tokens_goes_on_in_a_chunk_of_its_own(
     assert chunks_of(by_arch[arch], "") == [""]
     assert chunks_of(by_arch[arch], "a " * 75) == ["a" * 75]
     assert chunks_of(by_arch[arch], "a " * 76 + "b") == ["a" * 75, "ab"]
+
+
+@pytest.mark.parametrize("vectors", [1, 40, 3000])
+def test_a_text_of_too_many_chunks_is_read_no_further(sd1: LoadedModel, vectors: int) -> None:
+    """What a word comes to is in no proportion to its letters."""
+    ((_, (part,)),) = prompting.parse("toy " * 3000, "webui", 20)
+    asked = []
+
+    def count(word: Word) -> int:
+        asked.append(word)
+        return vectors
+
+    allowance = Allowance(3)
+    with pytest.raises(InvalidField, match="more than 3 chunks"):
+        chunked(part.lines[0], sd1.texts[0], Words({"toy"}), count, allowance)
+    assert allowance.spent == 4
+    assert len(asked) <= 4 * 75 // vectors + 1
 
 
 def test_a_full_chunk_breaks_after_a_comma_that_is_near_its_end(sd1: LoadedModel) -> None:

@@ -29,6 +29,8 @@ from runai.engine import loras_fitting
 from runai.engine.catalogue import Catalogue, Entry
 from runai.engine.loras_additions import Addition
 from runai.engine.model import LoadedModel
+from runai.engine.prompting.loras import MOST
+from runai.errors import InvalidField
 from runai.schema.requests import Lora
 
 MAX_BYTES = 2 * 2**30
@@ -106,23 +108,26 @@ class LoraShelf:
 
     def check(self, model: Entry, wanted: Sequence[Lora]) -> None:
         """Raise, before the model is loaded, the ModelError of a LoRA that is not there, is
-        damaged or of no known kind, or was made for another architecture.
+        damaged or of no known kind, or was made for another architecture; InvalidField for
+        one named so often that its weights come to too much.
         """
-        for entry, _, _ in self._weighed(model, wanted):
-            loras_fitting.check(entry, loras_fitting.look(entry), model)
+        with loras_fitting.blamed():
+            for entry, _, _ in self._weighed(model, wanted):
+                loras_fitting.check(entry, loras_fitting.look(entry), model)
 
     def prepare(self, model: LoadedModel, wanted: Sequence[Lora]) -> LoraSet:
-        """The set of these LoRAs for this model. Raises a ModelError that names the LoRA, and
-        OutOfMemory.
+        """The set of these LoRAs for this model. Raises a ModelError that names the LoRA,
+        InvalidField as `check` does, and OutOfMemory.
 
         One named twice counts with the sum of its weights; weights of 0 leave it out. The
         order does not matter.
         """
-        members = [
-            Member(self._adapter(model, entry), weight, text_weight)
-            for entry, weight, text_weight in self._weighed(model.entry, wanted)
-            if weight or text_weight
-        ]
+        with loras_fitting.blamed():
+            members = [
+                Member(self._adapter(model, entry), weight, text_weight)
+                for entry, weight, text_weight in self._weighed(model.entry, wanted)
+                if weight or text_weight
+            ]
         self._forget(self._max_bytes, least=1)
         return tuple(members)
 
@@ -142,6 +147,8 @@ class LoraShelf:
             _, unet, text = found.get(_key(entry), (entry, 0.0, 0.0))
             added = lora.weight if lora.text_weight is None else lora.text_weight
             found[_key(entry)] = entry, unet + lora.weight, text + added
+        for entry, *sums in found.values():
+            _check_weights(entry, *sums)
         return [found[key] for key in sorted(found)]
 
     def _adapter(self, model: LoadedModel, entry: Entry) -> Adapter:
@@ -171,6 +178,17 @@ class LoraShelf:
             oldest, adapted = kept.pop(0)
             total -= oldest.adapter.byte_size
             del adapted.kept[oldest.adapter.key]
+
+
+def _check_weights(entry: Entry, unet: float, text: float) -> None:
+    for what, weight in (("the UNet", unet), ("the text", text)):
+        if abs(weight) > MOST:
+            raise InvalidField(
+                f"The weights of the LoRA {entry.name} for {what} come to {weight:g}, where it "
+                "is named several times.",
+                hint=f"Name it once, with a weight from -{MOST:.0f} to {MOST:.0f}.",
+                field="loras",
+            )
 
 
 def _key(entry: Entry) -> Key:

@@ -19,6 +19,7 @@ A request's weight multiplies ΔW, of a DoRA as well: weight 0 is the model as i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,10 @@ class LowRank:
     def byte_size(self) -> int:
         return sum(t.nbytes for t in (self.down, self.up, self.mid) if t is not None)
 
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.scale) and _are_finite(self.down, self.up, self.mid)
+
     def added(self, layer: Any, given: torch.Tensor, weight: float) -> torch.Tensor:
         """What comes on top of the layer's output for this input."""
         if self.down.ndim == 2:
@@ -66,6 +71,10 @@ class Delta:
     def byte_size(self) -> int:
         return sum(t.nbytes for t in (self.change, self.bias) if t is not None)
 
+    @property
+    def is_finite(self) -> bool:
+        return _are_finite(self.change, self.bias)
+
     def added(self, layer: Any, given: torch.Tensor, weight: float) -> torch.Tensor:
         """What comes on top of the layer's output for this input."""
         if self.change is None:
@@ -77,6 +86,10 @@ class Delta:
 
 
 Addition = LowRank | Delta
+
+
+def _are_finite(*tensors: torch.Tensor | None) -> bool:
+    return all(bool(t.isfinite().all()) for t in tensors if t is not None)
 
 
 def _convolved(
@@ -91,6 +104,7 @@ def make(layer: Any, parts: Parts, alpha: float | None, place: Any) -> Addition:
     `parts`: tensors by role (see `loras_files`); `alpha`: where no tensor says it, None for
     the rank. Raises WrongShape if they do not fit the layer.
     """
+    kept_numbers(layer.weight.shape, {role: tensor.shape for role, tensor in parts.items()})
     values = {role: tensor.float() for role, tensor in parts.items()}
     if "magnitudes" in values:
         values["magnitude"] = values.pop("magnitudes").flatten()
@@ -98,11 +112,8 @@ def make(layer: Any, parts: Parts, alpha: float | None, place: Any) -> Addition:
         alpha = float(values["alpha"])
     if "down" in values and kind_of(values) is None:
         return _low_rank(layer, values, alpha, place)
-    kept_numbers(layer.weight.shape, {role: value.shape for role, value in values.items()})
     change = _change(layer, values, alpha)
     bias = values.get("diff_b")
-    if bias is not None and bias.shape != layer.weight.shape[:1]:
-        raise WrongShape(f"a bias of {tuple(bias.shape)}")
     return Delta(
         None if change is None else _placed(change.reshape(layer.weight.shape), place),
         None if bias is None else _placed(bias, place),
@@ -115,15 +126,8 @@ def _placed(tensor: torch.Tensor, place: Any) -> torch.Tensor:
 
 def _low_rank(layer: Any, values: Parts, alpha: float | None, place: Any) -> LowRank:
     down, up, mid = values["down"], values["up"], values.get("mid")
-    kernel = (down if mid is None else mid).shape[2:]
-    shape = (len(up), down.shape[1], *kernel)
-    wanted = tuple(layer.weight.shape)
-    flat = (*shape[:2], *(side for side in shape[2:] if side > 1))
-    if flat != (*wanted[:2], *(side for side in wanted[2:] if side > 1)):
-        raise WrongShape(f"{shape} for {wanted}")
-    # the projections around attention are 1 × 1 convolutions in some models, linear in others
-    dimensions = (1,) * (len(wanted) - 2)
-    if len(shape) != len(wanted) or len(wanted) == 2:
+    dimensions = (1,) * (layer.weight.ndim - 2)
+    if mid is not None or math.prod(down.shape[2:]) == 1:
         down = down.reshape(*down.shape[:2], *dimensions)
     up = up.reshape(*up.shape[:2], *dimensions)
     placed = (_placed(down, place), _placed(up, place), mid if mid is None else _placed(mid, place))

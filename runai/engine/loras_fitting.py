@@ -8,6 +8,7 @@ takes (`fit`). Its tensors are read after that, layer by layer, never all at onc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,10 +26,20 @@ from runai.engine.loras_names import text_spellings, unet_spellings
 from runai.engine.main_memory import available_memory
 from runai.engine.model import LoadedModel
 from runai.engine.small_files import index, read
-from runai.errors import ModelUnsupported, OutOfMemory
+from runai.errors import ModelBroken, ModelError, ModelUnsupported, OutOfMemory
 
 # what tensors of odd shapes raise, one way or another
 _MISFITS = (ValueError, LookupError, RuntimeError)
+
+
+@contextmanager
+def blamed() -> Iterator[None]:
+    """What is wrong with a file in here is the fault of the request's `loras`."""
+    try:
+        yield
+    except ModelError as error:
+        error.field = "loras"
+        raise
 
 
 def look(entry: Entry) -> Content[Stored]:
@@ -129,6 +140,12 @@ def additions(
             if is_out_of_memory(error):
                 raise
             raise _does_not_fit(entry, model.entry, f"{piece.name}: {error}") from error
+        if not made.is_finite:
+            raise ModelBroken(
+                f"The LoRA {entry.name} holds numbers that are not finite in "
+                f"{str(model.dtype).removeprefix('torch.')} ({piece.name[:100]}).",
+                field="loras",
+            )
         yield piece.of_unet, piece.layer, made
 
 

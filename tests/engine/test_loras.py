@@ -7,6 +7,7 @@ compared in test_loras_drawn.
 from __future__ import annotations
 
 import gc
+import json
 import warnings
 import weakref
 from dataclasses import replace
@@ -19,12 +20,12 @@ import pytest
 import tiny
 import torch
 
-from runai.engine import loading, loras
+from runai.engine import loading, loras, loras_files
 from runai.engine.catalogue import Catalogue
 from runai.engine.devices import Place
 from runai.engine.loras import LoraShelf
 from runai.engine.model import LoadedModel
-from runai.errors import ModelBroken, ModelUnsafe, ModelUnsupported, OutOfMemory
+from runai.errors import InvalidField, ModelBroken, ModelUnsafe, ModelUnsupported, OutOfMemory
 from runai.schema.requests import Lora
 
 PLACE = Place(torch.device("cpu"), torch.float32)
@@ -345,6 +346,99 @@ def test_old_files_are_read_and_hostile_ones_are_not(
     (base / "lora" / "broken.safetensors").write_bytes(b"not one")
     with pytest.raises(ModelBroken):
         shelf.prepare(model, [Lora(name="broken")])
+
+
+_ALPHAS = [
+    "abc",
+    "[1]",
+    '{"unet.alpha_pattern": "abc"}',
+    '{"unet.alpha_pattern": {"to_k": null}}',
+    '{"unet.alpha_pattern": {"to_k": {}}}',
+    '{"unet.lora_alpha": "abc"}',
+    '{"unet.lora_alpha": 1e999}',
+    '{"unet.lora_alpha": 1' + "0" * 400 + "}",
+    "[" * 10_000,
+]
+
+
+@pytest.mark.parametrize("said_", _ALPHAS, ids=lambda text: text[:40])
+def test_alphas_that_are_no_numbers_are_a_broken_file(
+    base: Path, models: dict[str, LoadedModel], shelf: LoraShelf, said_: str
+) -> None:
+    metadata = {"lora_adapter_metadata": said_}
+    put(base, "alphas.safetensors", lora_files.peft(models["sd1"]), metadata=metadata)
+    with pytest.raises(ModelBroken, match="alphas") as caught:
+        shelf.prepare(models["sd1"], [Lora(name="alphas")])
+    assert caught.value.field == "loras"
+
+
+def test_of_alphas_for_layers_the_first_that_fits_counts(models: dict[str, LoadedModel]) -> None:
+    said_ = {"unet.lora_alpha": 3, "unet.alpha_pattern": {"to_k": 5, "attn1.to_k": 6, "o_q": 7}}
+    content = loras_files.sort({}, {"lora_adapter_metadata": json.dumps(said_)}, "a file")
+    names = ("mid_attn1_to_k", "to_k", "mid_attn1_to_q", "attn1_to_k")
+    assert [content.alpha_of(("unet", name)) for name in names] == [5, 5, 3, 5]
+    assert content.alpha_of(("text1", "to_k")) is None
+
+
+@pytest.mark.parametrize("role", ["lora_down.weight", "lora_up.weight", "alpha"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_a_broken_file(
+    base: Path, models: dict[str, LoadedModel], shelf: LoraShelf, role: str, value: float
+) -> None:
+    tensors = lora_files.kohya(models["sd1"])
+    tensors[f"lora_unet_conv_in.{role}"].view(-1)[-1] = value
+    put(base, "endless.safetensors", tensors)
+    with pytest.raises(ModelBroken, match=r"endless .*not finite.*conv_in") as caught:
+        shelf.prepare(models["sd1"], [Lora(name="endless")])
+    assert caught.value.field == "loras"
+
+
+def test_numbers_too_large_for_the_models_dtype_are_refused(
+    base: Path, catalogue: Catalogue, shelf: LoraShelf
+) -> None:
+    half = Place(torch.device("cpu"), torch.float16)
+    model = loading.load(catalogue.find("v1/plain"), half, [base])
+    tensors = lora_files.kohya(model)
+    tensors["lora_unet_conv_in.lora_up.weight"] *= 1e9
+    put(base, "large.safetensors", tensors)
+    with pytest.raises(ModelBroken, match=r"not finite in float16"):
+        shelf.prepare(model, [Lora(name="large")])
+
+
+@pytest.mark.parametrize("role", ["scalar", "lokr_w2", "hada_t1", "hada_w1_b"])
+def test_part_of_an_addition_is_not_used(
+    base: Path, models: dict[str, LoadedModel], shelf: LoraShelf, role: str
+) -> None:
+    model = models["sd1"]
+    tensors = lora_files.peft(model)
+    put(base, "part.safetensors", tensors | {f"lora_unet_conv_in.{role}": torch.ones(1)})
+    loras_ = shelf.prepare(model, [Lora(name="part")])
+    shelf.activate(model, loras_)
+    assert ours(model)
+    assert "1 of the layers" in loras.notes(loras_)[0]
+
+
+def test_weights_of_one_file_stay_within_their_bounds_together(
+    base: Path, catalogue: Catalogue, models: dict[str, LoadedModel], shelf: LoraShelf
+) -> None:
+    put(base, "sum.safetensors", lora_files.kohya(models["sd1"]))
+    entry = models["sd1"].entry
+    for first, second in ((6, 5), (-6, -5)):
+        with pytest.raises(InvalidField, match=r"sum.* -?11") as caught:
+            shelf.check(entry, [Lora(name="sum", weight=w) for w in (first, second)])
+        assert caught.value.field == "loras"
+    with pytest.raises(InvalidField, match="text"):
+        shelf.check(entry, [Lora(name="sum", weight=0, text_weight=6)] * 2)
+    shelf.check(entry, [Lora(name="sum", weight=w) for w in (6, 5, -1)])
+
+
+def test_damaged_files_are_the_field_s_fault(
+    base: Path, shelf: LoraShelf, models: dict[str, LoadedModel]
+) -> None:
+    (base / "lora" / "bad.safetensors").write_bytes(b"not one")
+    with pytest.raises(ModelBroken, match="bad") as caught:
+        shelf.prepare(models["sd1"], [Lora(name="bad")])
+    assert caught.value.field == "loras"
 
 
 # --- memory ------------------------------------------------------------------------------

@@ -189,13 +189,49 @@ WRONG = {
     "a LoKr of two vectors": {"lokr_w1": torch.ones(10**5, 1), "lokr_w2": torch.ones(1, 10**5)},
     "a DoRA of two vectors": {"down": torch.ones(1, 10**5), "up": torch.ones(10**5, 1),
                               "magnitude": torch.ones(20, 1)},
+    # what follows would be found out at the first step, or never
+    "ranks that differ": {"down": torch.ones(2, 12), "up": torch.ones(20, 3)},
+    "no rank at all": {"down": torch.ones(0, 12), "up": torch.ones(20, 0),
+                       "alpha": torch.tensor(1.0)},
+    "nothing but a number": {"down": torch.tensor(1.0), "up": torch.tensor(1.0)},
+    "two alphas": {"down": torch.ones(2, 12), "up": torch.ones(20, 2), "alpha": torch.ones(2)},
+    "a core in a linear layer": {"down": torch.ones(2, 12), "up": torch.ones(20, 2),
+                                 "mid": torch.ones(2, 2)},
+    "a DoRA with a core": {"down": torch.ones(2, 12), "up": torch.ones(20, 2),
+                           "mid": torch.ones(2, 2, 1, 1), "magnitude": torch.ones(20, 1)},
+    "a DoRA of one magnitude": {"down": torch.ones(2, 12), "up": torch.ones(20, 2),
+                                "magnitude": torch.ones(1)},
+    "LoHa ranks that differ": {"hada_w1_a": torch.ones(20, 2), "hada_w1_b": torch.ones(3, 12),
+                               "hada_w2_a": torch.ones(20, 2), "hada_w2_b": torch.ones(2, 12)},
+    "half a LoKr": {"lokr_w1": torch.ones(4, 4)},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("parts", WRONG.values(), ids=list(WRONG))
 def test_parts_of_another_shape_are_refused(parts: Parts) -> None:
+    shapes = {role: tensor.shape for role, tensor in parts.items()}
+    with pytest.raises(WrongShape):
+        kept_numbers((20, 12), shapes)
     with pytest.raises(WrongShape):
         make(nn.Linear(12, 20), parts, None, PLACE)
+
+
+@pytest.mark.parametrize(
+    "mid", [(3, 3, 1, 1), (3, 4, 3, 3), (4, 3, 3, 3), (3, 3)], ids=lambda mid: str(mid)
+)
+def test_a_core_of_another_shape_is_refused(mid: tuple[int, ...]) -> None:
+    shapes = {"down": (3, 32, 1, 1), "mid": mid, "up": (48, 3, 1, 1)}
+    with pytest.raises(WrongShape):
+        kept_numbers((48, 32, 3, 3), shapes)
+
+
+def test_what_lies_between_a_core_and_its_product_is_counted() -> None:
+    """A core with a long side is small, and times the layer's outputs it is not."""
+    weight, long = (320, 4, 3, 3), 10**5
+    shapes = {"hada_w1_a": (1, 320), "hada_w1_b": (long, 4), "hada_t1": (1, long, 3, 3),
+              "hada_w2_a": (1, 320), "hada_w2_b": (1, 4), "hada_t2": (1, 1, 3, 3)}  # fmt: skip
+    kept_numbers(weight, shapes)
+    assert passing_bytes(weight, shapes) > 4 * long * 320 * 9
 
 
 @pytest.mark.parametrize("kind", [*CHANGES, *CONFIGS])

@@ -216,6 +216,7 @@ def test_a_clip_skip_that_leaves_no_layer_is_refused(by_arch: dict[str, LoadedMo
         assert str(most) in caught.value.hint
 
 
+BLEND = "(" + ", ".join(['"a"'] * 500) + ").blend(" + ", ".join("1" * 500) + ")"
 MANY = "|".join(f"{a} {b}" for a in "abcdefghijklmnop" for b in "abcdefghijklmnop")
 
 
@@ -227,7 +228,12 @@ def test_more_chunks_than_memory_should_hold_are_refused(sd1: LoadedModel, promp
 
 @pytest.mark.parametrize(
     ("prompt", "negative", "dialect"),
-    [("a", "b " * 9_000, "plain"), (f"[{MANY}]", "", "webui"), ("(a)0.9 b " * 2_000, "", "compel")],
+    [
+        ("a", "b " * 9_000, "plain"),
+        (f"[{MANY}]", "", "webui"),
+        ("(a)0.9 b " * 2_000, "", "compel"),
+        (BLEND, "", "compel"),
+    ],
 )
 def test_what_is_too_much_is_refused_before_any_of_it_is_encoded(
     by_arch: dict[str, LoadedModel], prompt: str, negative: str, dialect: str

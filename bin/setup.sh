@@ -30,7 +30,7 @@ find_python() {
 }
 
 state() {
-    { cat setup.cfg pyproject.toml && echo "${RUNAI_TORCH:-}"; } | cksum
+    { cat setup.cfg pyproject.toml bin/setup.sh && echo "${RUNAI_TORCH:-}"; } | cksum
 }
 
 is_done() {
@@ -76,6 +76,9 @@ install_torch
 echo "Installing RunAI and what else it needs …" >&2
 if [ "$want" = dev ]; then
     pip_install --editable ".[dev]"
+    # what tests compare with; without the rest that these ask for, which is large
+    pip_install --no-deps clip-anytorch==2.6.0 compel==2.5.1 pyparsing \
+        invisible-watermark==0.2.0 opencv-python-headless PyWavelets
 else
     pip_install --editable .
 fi

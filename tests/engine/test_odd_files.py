@@ -47,7 +47,7 @@ def quick_and_small() -> Iterator[None]:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.thread_time()
     yield
-    assert time.thread_time() - start < 4
+    assert time.thread_time() - start < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200 * 1024  # KiB
 
 

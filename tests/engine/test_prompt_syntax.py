@@ -452,8 +452,8 @@ def test_a_schedule_that_is_too_much_to_read_is_refused_at_once(text: str) -> No
     began = time.perf_counter()
     with pytest.raises(InvalidField, match="1000 steps"):
         parse(text, "webui", 1000)
-    # about 0.1 s
-    assert time.perf_counter() - began < 1
+    # about 0.1 s; unbounded, minutes
+    assert time.perf_counter() - began < 10
 
 
 def test_a_schedule_as_people_write_them_is_read_whatever_the_number_of_steps() -> None:

@@ -102,7 +102,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[RunAIError], str]] = {
     "a LoRA that is not there": ({"loras": [{"name": "nope"}]}, ModelNotFound, "loras"),
     "one in the prompt": ({"prompt": "<lora:nope>"}, ModelNotFound, "loras"),
     "a LoRA for another arch": ({"loras": [{"name": "wide"}]}, ModelUnsupported, "loras"),
-    "a LoRA cut short": ({"prompt": "a <lora:short>"}, ModelBroken, ""),
+    "a LoRA cut short": ({"prompt": "a <lora:short>"}, ModelBroken, "loras"),
     "a LoRA of an unknown kind": ({"loras": [{"name": "odd"}]}, ModelUnsupported, "loras"),
     "a tag that is not understood": ({"prompt": "<lora:bold:x>"}, InvalidField, "prompt"),
     "syntax that is not offered": ({"prompt": "(a) AND b"}, InvalidField, "prompt"),

@@ -14,7 +14,9 @@
     │   ├── TooManySteps            too_many_steps       too many denoising steps
     │   ├── TooManyImages           too_many_images      too many images in one request
     │   ├── QueueFull               queue_full           too many requests wait or are unread
-    │   └── TooManyConnections      too_many_connections no seat for one more client
+    │   ├── TooManyConnections      too_many_connections no seat for one more client
+    │   └── TooSlow                 too_slow             a message or a token was late
+    ├── Unauthorized                unauthorized         no token, or a wrong one
     ├── ModelError                  model                something about a model on disk
     │   ├── ModelNotFound           model_not_found      no model of this name
     │   ├── ModelBroken             model_broken         present, but cannot be loaded
@@ -30,13 +32,15 @@
     │   ├── FetchFailed             fetch_failed         not there, not allowed, or cut off
     │   └── NoSpace                 no_space             the disk has not enough room
     ├── WireError                   wire                 the byte stream is broken
-    │   └── Truncated               truncated            the peer left in the middle of a message
+    │   ├── Truncated               truncated            the peer left in the middle of a message
+    │   └── TlsRequired             tls_required         plain bytes where TLS is spoken
     ├── ServerStopping              server_stopping      no new work is taken any more
     ├── SetupError                  setup                the server cannot start as asked
     │   ├── InvalidSetting          invalid_setting      a flag, variable or file is wrong
     │   └── AddressInUse            address_in_use       another program has the port
     └── ConnectionLost              connection_lost      (client) the connection broke
-        └── NoServer                no_server            (client) nothing listens there
+        ├── NoServer                no_server            (client) nothing listens there
+        └── NotTrusted              not_trusted          (client) the server is not who it should be
 
 An error is a code (never changes), a sentence that says what happened, and a hint that
 says what to do; `field` names the request's field where one is to blame. Nothing here
@@ -132,7 +136,23 @@ class QueueFull(LimitError):
 
 class TooManyConnections(LimitError):
     code = "too_many_connections"
-    default_hint = "Close another client, or raise --max-client-connections."
+    default_hint = (
+        "Close another client, or raise --max-client-connections or --max-connections-per-peer."
+    )
+
+
+class TooSlow(LimitError):
+    code = "too_slow"
+    default_hint = (
+        "Connect again, and send each message at once; the server's settings say how fast."
+    )
+
+
+class Unauthorized(RunAIError):
+    code = "unauthorized"
+    default_hint = (
+        "Say hello first, with the server's token: --token-file or RUNAI_TOKEN for our commands."
+    )
 
 
 class ModelError(RunAIError):
@@ -214,6 +234,11 @@ class Truncated(WireError):
     default_hint = "Send the whole message and its EOM packet before closing."
 
 
+class TlsRequired(WireError):
+    code = "tls_required"
+    default_hint = "Connect with TLS: --tls-cert with the server's certificate for our commands."
+
+
 class ServerStopping(RunAIError):
     code = "server_stopping"
     default_hint = "Connect again when the server has been restarted."
@@ -240,6 +265,14 @@ class ConnectionLost(RunAIError):
 
 class NoServer(ConnectionLost):
     code = "no_server"
+
+
+class NotTrusted(ConnectionLost):
+    code = "not_trusted"
+    default_hint = (
+        "Compare the certificate with the server's: if it was renewed, bring the new one here; "
+        "else somebody may be listening in."
+    )
 
 
 def all_errors() -> dict[str, type[RunAIError]]:

@@ -26,6 +26,8 @@ ATTEMPT_S = 3.0
 CONFIG_FILE = "runai/runai.toml"
 MODEL_BASE_PATH = Path("~/stablediffusion").expanduser()
 MIB = 1024 * 1024
+TOKEN_VARIABLE = "RUNAI_TOKEN"
+MIN_TOKEN, MAX_TOKEN = 16, 1024
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,33 @@ def _read_seconds(text: str) -> float:
     return seconds
 
 
+def _read_some_seconds(text: str) -> float:
+    seconds = _read_seconds(text)
+    if not seconds:
+        raise ValueError
+    return seconds
+
+
 def _read_host(text: str) -> str:
     """A host's name or address. The original's README wrote a URL here: see `_without_scheme`."""
     host = text.strip("[]")
     if not host or re.search(r"[\s/@]", host) or host.count(":") == 1:
         raise ValueError
     return host
+
+
+def _read_unix(text: str) -> str:
+    scheme, _, path = text.partition(":")
+    if scheme != "unix" or not path:
+        raise ValueError
+    return str(Path(path).expanduser())
+
+
+def _read_file(text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise ValueError
+    return path
 
 
 def _read_paths(text: str) -> tuple[Path, ...]:
@@ -92,16 +115,23 @@ def _read_paths(text: str) -> tuple[Path, ...]:
 
 def as_text(value: Any) -> str:
     """A setting's value as it would be written on the command line."""
+    if value is None:
+        return "none"
     paths = value if isinstance(value, tuple) else (value,)
     return os.pathsep.join(map(str, paths))
 
 
 SWITCH = Kind(_read_switch, "true or false")
 SECONDS = Kind(_read_seconds, "a number of seconds from 0 to 3600", "SECONDS")
+SOME_SECONDS = Kind(_read_some_seconds, "a number of seconds up to 3600, not 0", "SECONDS")
 HOST = Kind(_read_host, "a host name or an address, without a port", "HOST")
 FOLDERS = Kind(
     _read_paths, f"a folder that is there, or several with {os.pathsep!r} between them", "FOLDER"
 )
+UNIX = Kind(
+    _read_unix, "unix: and the path of a socket, as in unix:/run/user/1000/runai", "unix:PATH"
+)
+FILE = Kind(_read_file, "a file that is there", "FILE")
 DEVICE = matching(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:N, mps", "DEVICE")
 DTYPE = matching("auto|fp32|fp16|bf16", "one of auto, fp32, fp16, bf16", "DTYPE")
 MISSING = matching("error|warn", "one of error, warn", "error|warn")
@@ -118,6 +148,25 @@ class Settings:
 
     host: str = _row("localhost", HOST, "where to listen, or which server to ask")
     port: int = _row(50006, whole(0, 65535, "PORT"), "TCP port; 0 takes any free one")
+    listen: str | None = _row(
+        None, UNIX, "a Unix socket to listen on, or to ask, instead of host and port"
+    )
+    token_file: Path | None = _row(
+        None, FILE, "the token that clients must show, or that is shown; else RUNAI_TOKEN"
+    )
+    tls_cert: Path | None = _row(
+        None, FILE, "the server's certificate (PEM): to show, or the only one to believe"
+    )
+    tls_key: Path | None = _row(None, FILE, "the key (PEM) of the server's certificate")
+    tls_client_ca: Path | None = _row(
+        None, FILE, "let in only clients with a certificate that these (PEM) vouch for"
+    )
+    tls_client_cert: Path | None = _row(
+        None, FILE, "to ask with: the certificate and key (PEM, one file) to show to a server"
+    )
+    tls: bool = _row(
+        False, SWITCH, "to ask with: TLS, believing the certificates that this computer trusts"
+    )
     timeout: bool = _row(False, SWITCH, "give up when no client comes: 3 attempts of 3 seconds")
     packet_size: int = _row(1024, whole(16, MIB, "BYTES"), "bytes a packet, on both sides")
     model_base_path: tuple[Path, ...] = _row(
@@ -127,12 +176,26 @@ class Settings:
         also="BASE_DIR",
     )
     max_client_connections: int = _row(32, whole(1, 4096), "clients at the same time")
+    max_connections_per_peer: int = _row(
+        16, whole(1, 4096), "those of one address; all of this computer count as one"
+    )
     keep_alive: bool = _row(False, SWITCH, "go on when the last client has left")
     max_message_bytes: int = _row(64 * MIB, whole(1024, word="BYTES"), "largest message read")
     max_pixels: int = _row(2048 * 2048, whole(64 * 64), "largest picture drawn: width × height")
     max_steps: int = _row(200, whole(1, 1000), "most steps a request")
     max_images: int = _row(16, whole(1, 64), "most images a request")
     max_queued: int = _row(256, whole(1), "requests that may wait")
+    max_queued_per_client: int = _row(
+        64, whole(1), "requests of one client whose answers it has not read"
+    )
+    max_unread_bytes: int = _row(
+        128 * MIB, whole(1, word="BYTES"), "of finished pictures; past it, nothing more is drawn"
+    )
+    auth_timeout_s: float = _row(
+        10.0, SOME_SECONDS, "what a client may take to agree on TLS and to show its token"
+    )
+    message_timeout_s: float = _row(60.0, SOME_SECONDS, "what a message may take to come")
+    idle_timeout_s: float = _row(0.0, SECONDS, "leave a client that asks nothing so long; 0: never")
     device: str = _row("auto", DEVICE, "what to draw on: auto, cpu, cuda, cuda:N or mps")
     dtype: str = _row("auto", DTYPE, "number format: auto, fp32, fp16 or bf16")
     max_batch: int = _row(0, whole(0, 64), "pictures drawn in one batch; 0: chosen by the device")
@@ -147,9 +210,22 @@ class Settings:
         "error", MISSING, "watermark asked for and not possible: error, or warn and draw"
     )
     grace_s: float = _row(5.0, SECONDS, "what is being drawn may take so long when told to stop")
-    insecure: bool = _row(False, SWITCH, "allow a host that other computers can reach")
+    insecure: bool = _row(
+        False, SWITCH, "allow other computers without a token or without TLS: see docs/security.md"
+    )
     allow_convert: bool = _row(False, SWITCH, "let clients convert models, which writes files")
     log_level: str = _row("info", LEVEL, "debug, info, warning or error")
+    token: str = field(default="", repr=False)  # no row: it is never on a command line
+
+    @property
+    def unix_path(self) -> Path | None:
+        """The Unix socket that stands in for host and port."""
+        return Path(self.listen) if self.listen is not None else None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the server is one that only programs on this computer can reach."""
+        return self.listen is not None or is_loopback(self.host)
 
     @property
     def first_client_timeout_s(self) -> float | None:
@@ -181,7 +257,7 @@ class Row:
         return cls(entry.name, meta["kind"], meta["help"], entry.default, meta.get("also"))
 
 
-ROWS = {entry.name: Row.of(entry) for entry in fields(Settings)}
+ROWS = {entry.name: Row.of(entry) for entry in fields(Settings) if entry.metadata}
 
 
 @dataclass(frozen=True)
@@ -207,10 +283,36 @@ def load(
     environ = os.environ if environ is None else environ
     given = {**_from_file(config, environ), **_from_environ(environ), **_from_flags(flags or {})}
     values = {name: _read(ROWS[name], found, warn) for name, found in given.items()}
-    settings = Settings(**values)
-    if not (settings.insecure or is_loopback(settings.host)):
-        raise _beyond_loopback(settings.host, given["host"].place)
+    settings = Settings(**values, token=read_token(values.get("token_file"), environ))
+    if not (settings.insecure or settings.is_local):
+        _check_beyond_loopback(settings, given["host"].place)
     return settings
+
+
+def read_token(
+    file: Path | None, environ: Mapping[str, str], *, place: str = "--token-file"
+) -> str:
+    """The token in a file, else in RUNAI_TOKEN, without white space around; empty: there is none.
+
+    Raises InvalidSetting, and never shows what it read.
+    """
+    try:
+        text = environ.get(TOKEN_VARIABLE, "") if file is None else file.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise InvalidSetting(
+            f"{place}: {file} cannot be read: {getattr(error, 'strerror', None) or 'no text'}.",
+            hint="Write one line of text into it.",
+        ) from None
+    token = text.strip()
+    if file is None and not token:
+        return ""
+    if not MIN_TOKEN <= len(token) <= MAX_TOKEN or not token.isprintable():
+        raise InvalidSetting(
+            f"{TOKEN_VARIABLE if file is None else file} holds no token: one line of "
+            f"{MIN_TOKEN} to {MAX_TOKEN} characters.",
+            hint="Make one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'.",
+        )
+    return token
 
 
 def is_loopback(host: str) -> bool:
@@ -297,9 +399,17 @@ def _wrong(row: Row, found: _Found) -> InvalidSetting:
     )
 
 
-def _beyond_loopback(host: str, place: str) -> InvalidSetting:
-    return InvalidSetting(
-        f"{place}: other computers could reach {host}, and there is neither encryption nor "
-        "authentication yet.",
-        hint="Use localhost, or --insecure if everybody on that network may use this server.",
-    )
+def _check_beyond_loopback(settings: Settings, place: str) -> None:
+    """Other computers come in, or are asked, with a token and TLS. Raises InvalidSetting."""
+    wanted = {
+        "a token (--token-file or RUNAI_TOKEN)": settings.token,
+        "TLS (--tls-cert, and --tls-key to serve)": settings.tls_cert or settings.tls,
+    }
+    missing = [what for what, given in wanted.items() if not given]
+    if missing:
+        raise InvalidSetting(
+            f"{place}: {settings.host} is more than this computer, which needs "
+            f"{' and '.join(missing)}.",
+            hint="`runai certificate` makes both; --insecure does without, where everybody on the "
+            "network may use and hear this.",
+        )

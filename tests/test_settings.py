@@ -49,7 +49,12 @@ def test_the_standard_file_is_read_if_it_is_there(tmp_path: Path) -> None:
 
 
 def test_every_setting_can_be_given_everywhere(tmp_path: Path) -> None:
+    file = str(write(tmp_path / "file", "a token of some length\n"))
     texts = {
+        **dict.fromkeys(("token_file", "tls_cert", "tls_key"), file),
+        **dict.fromkeys(("tls_client_ca", "tls_client_cert"), file),
+        "listen": "unix:/tmp/runai.sock",
+        "tls": "true",
         "host": "127.0.0.2",
         "timeout": "true",
         "model_base_path": str(tmp_path),
@@ -62,7 +67,7 @@ def test_every_setting_can_be_given_everywhere(tmp_path: Path) -> None:
         "nsfw_filter_missing": "warn",
         "watermark_missing": "WARN",
     }
-    given = {name: texts.get(name, "64") for name in ROWS}
+    given = {name: texts.get(name, "63") for name in ROWS}
     given |= {"max_message_bytes": "2048", "max_pixels": "4096"}
     config = write(tmp_path / "all.toml", "".join(f'{k} = "{v}"\n' for k, v in given.items()))
     by_flag = load(given, {})
@@ -108,6 +113,8 @@ def test_timeout_means_three_attempts_of_three_seconds() -> None:
         ("max_pixels", "1.5"),
         ("grace_s", "-1"),
         ("grace_s", "nan"),
+        ("message_timeout_s", "0"),
+        ("token_file", "/nowhere"),
         ("timeout", "perhaps"),
         ("device", "cuda:"),
         ("device", "gpu"),
@@ -166,9 +173,77 @@ def test_a_host_beyond_loopback_is_refused_with_the_reason(host: str) -> None:
     with pytest.raises(InvalidSetting) as caught:
         load({}, {"RUNAI_HOST": host})
     assert "RUNAI_HOST" in str(caught.value)
-    assert "neither encryption nor authentication" in str(caught.value)
+    assert "a token" in str(caught.value) and "TLS" in str(caught.value)
     assert "--insecure" in str(caught.value)
     assert load({"host": host, "insecure": True}, {}).host == host
+
+
+TOKEN = "correct horse battery staple"
+
+
+def test_beyond_loopback_a_token_and_tls_are_wanted_and_what_is_missing_is_named(
+    tmp_path: Path,
+) -> None:
+    file = write(tmp_path / "cert.pem", "")
+    with pytest.raises(InvalidSetting) as no_tls:
+        load({"host": "0.0.0.0"}, {"RUNAI_TOKEN": TOKEN})
+    assert "TLS" in no_tls.value.message and "token" not in no_tls.value.message
+    with pytest.raises(InvalidSetting) as no_token:
+        load({"host": "0.0.0.0", "tls_cert": file}, {})
+    assert "token" in no_token.value.message and "TLS" not in no_token.value.message
+    assert load({"host": "0.0.0.0", "tls_cert": file}, {"RUNAI_TOKEN": TOKEN}).host == "0.0.0.0"
+    assert load({"host": "gpu.example", "tls": True}, {"RUNAI_TOKEN": TOKEN}).tls
+
+
+def test_a_unix_socket_is_this_computer_whatever_the_host_is() -> None:
+    settings = load({"host": "0.0.0.0", "listen": "unix:~/s"}, {})
+    assert settings.is_local
+    assert settings.unix_path == Path.home() / "s"
+
+
+@pytest.mark.parametrize("listen", ["/tmp/s", "unix:", "tcp:1", ""])
+def test_what_is_no_unix_socket_is_refused(listen: str) -> None:
+    with pytest.raises(InvalidSetting, match=r"^--listen: .* is not unix: and the path"):
+        load({"listen": listen}, {})
+
+
+def test_the_token_is_read_from_a_file_before_the_variable_and_without_its_line_end(
+    tmp_path: Path,
+) -> None:
+    file = write(tmp_path / "token", f"  {TOKEN}\n")
+    assert (
+        load({"token_file": file}, {"RUNAI_TOKEN": "another token of some length"}).token == TOKEN
+    )
+    assert load({}, {"RUNAI_TOKEN": TOKEN}).token == TOKEN
+    assert load({}, {"RUNAI_TOKEN": ""}).token == ""
+
+
+@pytest.mark.parametrize(
+    "secret", ["short", "x" * 15, "y" * 1025, "two lines are\nno token at all", "", "nul\0" * 9]
+)
+def test_what_is_no_token_is_refused_and_never_shown(tmp_path: Path, secret: str) -> None:
+    file = write(tmp_path / "token", secret)
+    with pytest.raises(InvalidSetting) as caught:
+        load({"token_file": file}, {})
+    assert str(file) in caught.value.message
+    assert not secret or secret not in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [16, 1024])
+def test_a_token_may_be_as_long_as_the_bounds_say(length: int) -> None:
+    assert load({}, {"RUNAI_TOKEN": "x" * length}).token == "x" * length
+
+
+def test_a_token_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(b"\xff" * 32)
+    with pytest.raises(InvalidSetting, match="cannot be read"):
+        load({"token_file": file}, {})
+
+
+def test_the_token_has_no_flag_and_is_not_shown_with_the_settings() -> None:
+    assert "token" not in ROWS
+    assert TOKEN not in repr(load({}, {"RUNAI_TOKEN": TOKEN}))
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "::1", "[::1]"])

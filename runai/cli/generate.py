@@ -12,7 +12,7 @@ from pathlib import Path
 from runai.cli import options, output
 from runai.cli.embedded import connected
 from runai.cli.exit_codes import SIGNAL_BASE, ExitCode
-from runai.cli.parser import Parser
+from runai.cli.parser import ASKING, Parser
 from runai.cli.progress import Display
 from runai.cli.signals import caught
 from runai.client import Answers, Client
@@ -22,8 +22,8 @@ from runai.schema.events import Canceled, Completed, Failed
 from runai.schema.requests import GenerationRequest
 
 SETTINGS = (
-    "host", "port", "packet_size", "model_base_path", "max_message_bytes", "max_pixels",
-    "max_steps", "max_images", "device", "dtype", "max_batch", "insecure", "log_level",
+    *ASKING, "model_base_path", "max_message_bytes", "max_pixels", "max_steps", "max_images",
+    "device", "dtype", "max_batch", "log_level",
 )  # fmt: skip
 
 

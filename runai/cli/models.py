@@ -9,15 +9,14 @@ import importlib
 import json
 from collections.abc import Callable, Sequence
 
-from runai.cli.embedded import client_for
+from runai.cli import wiring
 from runai.cli.exit_codes import ExitCode
-from runai.cli.parser import Parser
-from runai.cli.wiring import example_path
+from runai.cli.parser import ASKING, Parser
 from runai.engine.catalogue import Catalogue
 from runai.errors import NoServer
 from runai.jobs.engine import Engine
 from runai.schema.events import ModelInfo, Models
-from runai.settings import Settings, is_loopback
+from runai.settings import Settings
 
 COLUMNS = ("name", "kind", "arch", "version", "format", "few steps", "default", "loaded", "for")
 UNUSABLE_COLUMNS = ("unusable", "why")
@@ -38,7 +37,7 @@ def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
     parser.add_argument(
         "--json", action="store_true", help="one JSON object, with everything that is known"
     )
-    parser.add_settings(("host", "port", "packet_size", "model_base_path", "insecure"))
+    parser.add_settings((*ASKING, "model_base_path"))
     arguments, settings = parser.read(words)
     listing = _listing(settings)
     if arguments.json:
@@ -52,13 +51,13 @@ def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
 
 
 def _listing(settings: Settings) -> Models:
-    with client_for(settings, observer=True) as client:
+    with wiring.client(settings, observer=True) as client:
         try:
             return client.listing()
         except NoServer:
-            if not is_loopback(settings.host):
+            if not settings.is_local:
                 raise
-    catalogue = Catalogue(settings.model_base_path, example_path())
+    catalogue = Catalogue(settings.model_base_path, wiring.example_path())
     return Models(models=catalogue.infos(), unusable=catalogue.unusable())
 
 

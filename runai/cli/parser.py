@@ -16,6 +16,12 @@ from runai import __version__, settings
 from runai.errors import InvalidSetting
 from runai.settings import ROWS, SWITCH, Row, Settings, as_text
 
+# what leads to a server that is there
+ASKING = (
+    "host", "port", "listen", "token_file", "tls_cert", "tls", "tls_client_cert", "packet_size",
+    "insecure",
+)  # fmt: skip
+
 
 class Parser(argparse.ArgumentParser):
     """Raises InvalidSetting where argparse would print its usage and exit."""

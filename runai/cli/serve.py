@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from runai.cli import COMMANDS
+from runai.cli import COMMANDS, keys
 from runai.cli.parser import Parser
 from runai.transports import listener
+from runai.transports.gate import Gate
 
 if TYPE_CHECKING:
     from runai.jobs.engine import Engine
@@ -23,7 +24,11 @@ def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
     parser = Parser("", "Draw pictures for clients over a socket.", epilog=others)
     parser.add_settings()
     _, settings = parser.read(words)
-    listeners = listener.bind(settings.host, settings.port, packet_size=settings.packet_size)
+    gate = Gate(keys.read(settings))
+    if settings.unix_path is not None:
+        listeners = listener.bind_unix(settings.unix_path)
+    else:
+        listeners = listener.bind(settings.host, settings.port, packet_size=settings.packet_size)
     from runai.cli.serving import serve
 
-    return serve(listeners, settings, make_engine)
+    return serve(listeners, settings, make_engine, gate)

@@ -3,24 +3,31 @@
 How it ends: the last client leaves, or nobody comes; or a signal comes, then no new work is
 taken, what is being drawn gets the grace time and the rest is canceled, the answers are
 written, and the exit code tells whether something was lost. A second signal ends the grace.
+
+SIGHUP, where there are a token or certificates to read, has them read anew. Who is in stays in,
+and files that are wrong change nothing: they are an error in the log.
 """
 
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from runai.cli import logs, wiring
+from runai.cli import keys, logs, wiring
 from runai.cli.exit_codes import SIGNAL_BASE, ExitCode
-from runai.cli.signals import caught
-from runai.errors import RunAIError
+from runai.cli.signals import ENDING, caught
+from runai.errors import InvalidSetting, RunAIError
 from runai.jobs.engine import Engine
 from runai.jobs.service import Service
 from runai.settings import Settings
+from runai.transports.gate import Gate
 from runai.transports.socket_server import SocketServer, StopReason
 
+# not on every system
+RELOADING = tuple(filter(None, [getattr(signal, "SIGHUP", None)]))
 log = logging.getLogger("runai")
 
 
@@ -28,6 +35,7 @@ def serve(
     listeners: Sequence[socket.socket],
     settings: Settings,
     make_engine: Callable[[], Engine] | None,
+    gate: Gate,
 ) -> int:
     """Serve on these sockets until the end; the exit code.
 
@@ -35,12 +43,21 @@ def serve(
     """
     logs.start(settings.log_level)
     service = wiring.service(settings, make_engine, lambda error: ending.fail(error))
-    server = SocketServer(listeners, service, wiring.socket_options(settings))
+    server = SocketServer(listeners, service, wiring.socket_options(settings), gate)
     ending = Ending(service, server, settings.grace_s)
+
+    def react(number: int) -> None:
+        if number in RELOADING:
+            reload(gate, settings)
+        else:
+            ending.signal(number)
+
+    # without anything to read, a closed terminal ends the server as ever
+    reloading = () if gate.is_open else RELOADING
     try:
-        with caught(ending.signal):
+        with caught(react, (*ENDING, *reloading)):
             service.start()
-            log.info("Listening on %s, port %d.", settings.host, server.port)
+            _say_where(server, settings, gate)
             try:
                 reason = server.run()
             finally:
@@ -48,6 +65,41 @@ def serve(
     finally:
         ending.join()
     return ending.exit_code(reason)
+
+
+def reload(gate: Gate, settings: Settings) -> None:
+    """Read the token and the certificates again."""
+    try:
+        gate.change(keys.read(settings))
+    except InvalidSetting as error:
+        log.error("The token and certificates stay as they were: %s", error)
+    else:
+        log.info("The token and certificates were read again.")
+        _warn_of_exposed(settings)
+
+
+def _say_where(server: SocketServer, settings: Settings, gate: Gate) -> None:
+    _warn_of_exposed(settings)
+    if settings.listen:
+        log.info("Listening on the Unix socket %s.", settings.listen)
+        return
+    log.info("Listening on %s, port %d, %s.", settings.host, server.port, gate.describe())
+    if not settings.is_local:
+        for warning in _dangers(gate):
+            log.warning("--insecure: %s.", warning)
+
+
+def _warn_of_exposed(settings: Settings) -> None:
+    for file in keys.exposed(settings):
+        log.warning("%s can be read by other users of this computer: chmod 600 it.", file)
+
+
+def _dangers(gate: Gate) -> Iterator[str]:
+    """What beyond this computer `--insecure` leaves open."""
+    if not gate.asks_token:
+        yield "everybody who reaches this server may use it, for there is no token"
+    if not gate.has_tls:
+        yield "what is sent can be read and changed on its way, for there is no TLS"
 
 
 class Ending:

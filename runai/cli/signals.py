@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as calls on a thread of their own.
+"""Signals as calls on a thread of their own.
 
 Theory of operation. A Python signal handler runs between any two instructions of the main
 thread, which may hold any lock then, so it may take none. Ours does nothing at all: the
@@ -11,15 +11,17 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-CAUGHT = (signal.SIGTERM, signal.SIGINT)
+ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def caught(react: Callable[[int], None]) -> Iterator[None]:
-    """Within, `react(number)` is called for each SIGTERM and SIGINT, one after the other.
+def caught(
+    react: Callable[[int], None], numbers: Sequence[signal.Signals] = ENDING
+) -> Iterator[None]:
+    """Within, `react(number)` is called for each of these signals, one after the other.
 
     Only the main thread may catch signals; on any other this does nothing, and whoever
     runs the main thread decides what they do.
@@ -30,10 +32,10 @@ def caught(react: Callable[[int], None]) -> Iterator[None]:
     reader, writer = socket.socketpair()
     with reader, writer:
         writer.setblocking(False)
-        thread = threading.Thread(target=_read, args=(reader, react), name="runai-signals")
+        thread = threading.Thread(target=_read, args=(reader, react, numbers), name="runai-signals")
         thread.start()
         before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        handlers = {number: signal.signal(number, _nothing) for number in CAUGHT}
+        handlers = {number: signal.signal(number, _nothing) for number in numbers}
         try:
             yield
         finally:
@@ -48,8 +50,10 @@ def _nothing(number: int, frame: object) -> None:
     """Only that there is a handler makes the interpreter write to the socket pair."""
 
 
-def _read(reader: socket.socket, react: Callable[[int], None]) -> None:
-    while numbers := reader.recv(16):
-        for number in numbers:
-            if number in CAUGHT:
+def _read(
+    reader: socket.socket, react: Callable[[int], None], numbers: Sequence[signal.Signals]
+) -> None:
+    while caught_ones := reader.recv(16):
+        for number in caught_ones:
+            if number in numbers:
                 react(number)

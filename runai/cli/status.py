@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from runai.cli.embedded import client_for
+from runai.cli import wiring
 from runai.cli.exit_codes import ExitCode
-from runai.cli.parser import Parser
+from runai.cli.parser import ASKING, Parser
 from runai.jobs.engine import Engine
 from runai.schema.events import Holdings, Status
 from runai.schema.units import bytes_text
@@ -15,9 +15,9 @@ from runai.schema.units import bytes_text
 def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
     parser = Parser("status", "Tell what the running server is doing.")
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_settings(("host", "port", "packet_size", "insecure"))
+    parser.add_settings(ASKING)
     arguments, settings = parser.read(words)
-    with client_for(settings, observer=True) as client:
+    with wiring.client(settings, observer=True) as client:
         status = client.status()
     if arguments.json:
         print(status.model_dump_json(indent=2))

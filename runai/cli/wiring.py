@@ -10,9 +10,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import runai
 from runai.cli.abandoning import abandoned_when
+from runai.client import Client
 from runai.errors import DependencyMissing, RunAIError
 from runai.jobs.engine import Engine
 from runai.jobs.service import Service
@@ -33,6 +35,9 @@ OFFLINE = {
     "DIFFUSERS_VERBOSITY": "error",
 }
 EXAMPLE = "models.example"
+if TYPE_CHECKING:
+    from runai.streams.contexts import Trust
+
 Fatal = Callable[[RunAIError], None]
 
 
@@ -51,8 +56,35 @@ def socket_options(settings: Settings) -> SocketOptions:
         max_message_bytes=settings.max_message_bytes,
         max_connections=settings.max_client_connections,
         keep_alive=settings.keep_alive,
+        max_connections_per_peer=settings.max_connections_per_peer,
         first_client_timeout_s=settings.first_client_timeout_s,
+        auth_timeout_s=settings.auth_timeout_s,
+        message_timeout_s=settings.message_timeout_s,
+        idle_timeout_s=settings.idle_timeout_s,
     )
+
+
+def client(settings: Settings, *, observer: bool = False) -> Client:
+    """A client, not connected yet, of the server that the settings name. Raises InvalidSetting."""
+    return Client(
+        settings.host,
+        settings.port,
+        unix_path=settings.unix_path,
+        token=settings.token,
+        trust=_trust(settings),
+        packet_size=settings.packet_size,
+        observer=observer,
+    )
+
+
+def _trust(settings: Settings) -> Trust | None:
+    """None: plain bytes."""
+    if settings.tls_cert is None and not settings.tls:
+        return None
+    from runai.streams.contexts import OwnCertificate, Trust
+
+    file = settings.tls_client_cert
+    return Trust(settings.tls_cert, None if file is None else OwnCertificate(file, file))
 
 
 def service(
@@ -72,6 +104,8 @@ def service(
         make_engine or import_and_make,
         limits(settings),
         max_queued=settings.max_queued,
+        max_open_per_session=settings.max_queued_per_client,
+        max_unread_bytes=settings.max_unread_bytes,
         on_fatal=on_fatal,
         conversion=functools.partial(conversion, settings) if settings.allow_convert else None,
     )

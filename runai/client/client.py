@@ -8,17 +8,22 @@ knows whether it is still wanted.
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from runai import PROTOCOL_VERSION, __version__
+from runai.client.address import Address
 from runai.client.answers import Answers
 from runai.client.link import Link
-from runai.errors import ConnectionLost, NoServer
+from runai.errors import ConnectionLost
 from runai.schema.events import HelloEvent, ModelInfo, Models, Status
 from runai.schema.requests import GenerationRequest, GetStatus, Hello, ListModels
+
+if TYPE_CHECKING:
+    from runai.streams.contexts import Trust
 
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 TIMEOUT_S = 10.0
@@ -27,9 +32,10 @@ TIMEOUT_S = 10.0
 class Client:
     """A blocking client. Every method may be called from any thread, several at once.
 
-    `observer`: only looks on, the server does not wait for it to leave. `timeout_s`: for
-    connecting and for short answers; a request may take as long as it takes. `backoff_s`: the
-    pauses between attempts to connect again.
+    `unix_path`: a Unix socket, instead of host and port. `token`: the server's, where it asks for
+    one. `trust`: which certificate to believe; None: no TLS. `observer`: only looks on, the server
+    does not wait for it to leave. `timeout_s`: for connecting and for short answers; a request may
+    take as long as it takes. `backoff_s`: the pauses between attempts to connect again.
     """
 
     def __init__(
@@ -37,15 +43,21 @@ class Client:
         host: str = "localhost",
         port: int = 50006,
         *,
+        unix_path: Path | None = None,
+        token: str = "",
+        trust: Trust | None = None,
         packet_size: int = 1024,
         observer: bool = False,
         timeout_s: float = TIMEOUT_S,
         backoff_s: Sequence[float] = BACKOFF_S,
     ) -> None:
-        self._address = (host, port)
+        self._server_at = Address(host, port, unix_path, trust)
         self._packet_size = packet_size
         self._hello = Hello(
-            protocol=PROTOCOL_VERSION, client=f"runai.client {__version__}", observer=observer
+            protocol=PROTOCOL_VERSION,
+            client=f"runai.client {__version__}",
+            observer=observer,
+            token=token or None,
         )
         self._timeout_s = timeout_s
         self._backoff_s = tuple(backoff_s)
@@ -58,7 +70,8 @@ class Client:
     def connect(self) -> HelloEvent:
         """Connect if that is not done yet; what the server said of itself on connecting.
 
-        Raises NoServer if there is none, and what the server refuses us with.
+        Raises NoServer if there is none, NotTrusted if it is another one than it should be, and
+        what the server refuses us with.
         """
         self._alive_link()
         with self._changed:
@@ -142,7 +155,7 @@ class Client:
     def _connect(self) -> tuple[Link, HelloEvent]:
         if self._closing.is_set():
             raise ConnectionLost("This client has been closed.", hint="Make a new one.")
-        link = Link(self._open_socket(), self._packet_size)
+        link = Link(self._server_at.connect(self._timeout_s), self._packet_size)
         try:
             server = link.ask(self._hello, "hello", self._timeout_s)
         except BaseException:
@@ -150,16 +163,3 @@ class Client:
             raise
         assert isinstance(server, HelloEvent)  # it was asked for by kind
         return link, server
-
-    def _open_socket(self) -> socket.socket:
-        host, port = self._address
-        try:
-            opened = socket.create_connection(self._address, self._timeout_s)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise NoServer(f"No server answers on {host}, port {port}: {reason}.") from None
-        opened.settimeout(None)
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # a host that vanishes without a word is noticed after some minutes
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        return opened

@@ -1,4 +1,4 @@
-"""One connection to a server: a socket, a thread that reads, a thread that writes.
+"""One connection to a server: a stream, a thread that reads, a thread that writes.
 
 Theory of operation. Whoever asks something registers an inbox and puts the message's bytes
 into the writer's queue, both under the lock, so that the order of waiting is the order of
@@ -15,7 +15,6 @@ Never connects again: `client` makes a new link.
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -27,11 +26,11 @@ from runai.errors import ConnectionLost, DuplicateId, RunAIError, WireError
 from runai.schema import codec
 from runai.schema.events import TERMINAL, ErrorBody, Event, Failed, JobEvent
 from runai.schema.requests import Cancel, GenerationRequest
+from runai.streams.plain import Stream
 from runai.wire.connection import Connection, Message, Role, TooLarge
 from runai.wire.packets import encode
 
 MAX_ANSWER_BYTES = 1024 * 1024 * 1024
-READ_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,10 @@ class _Waiting:
 
 
 class Link:
-    """See the module. Takes the connected socket over; `close` joins both threads."""
+    """See the module. Takes the connected stream over; `close` joins both threads."""
 
-    def __init__(self, connected: socket.socket, packet_size: int) -> None:
-        self._socket = connected
+    def __init__(self, connected: Stream, packet_size: int) -> None:
+        self._stream = connected
         self._packet_size = packet_size
         self._wire = Connection(Role.CLIENT, packet_size, MAX_ANSWER_BYTES)
         self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
@@ -113,10 +112,10 @@ class Link:
         """End the connection and both threads; open requests get ConnectionLost. Idempotent."""
         with self._lock:
             self._complaint = ErrorBody.of(ConnectionLost("This client has been closed."))
-        self._shut()
+        self._stream.shut()
         for thread in self._threads:
             thread.join()
-        self._socket.close()
+        self._stream.close()
 
     # --- sending ---------------------------------------------------------------------
 
@@ -134,14 +133,14 @@ class Link:
         # a broken connection is for the reader to find
         with contextlib.suppress(OSError):
             while (data := self._outgoing.get()) is not None:
-                self._socket.sendall(data)
+                self._stream.sendall(data)
 
     # --- receiving -------------------------------------------------------------------
 
     def _read(self) -> None:
         error: RunAIError = ConnectionLost("The server has closed the connection.")
         try:
-            while data := self._socket.recv(READ_BYTES):
+            while data := self._stream.recv():
                 self._receive(data)
         except OSError as broken:
             error = ConnectionLost(f"The connection broke: {broken.strerror}.")
@@ -199,13 +198,8 @@ class Link:
             self._open.clear()
         for inbox in inboxes:
             inbox.put(lost)
-        self._shut()
+        self._stream.shut()
         self._outgoing.put(None)
-
-    def _shut(self) -> None:
-        """Wake both threads out of the socket."""
-        with contextlib.suppress(OSError):  # it was not connected any more
-            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 def _id_of(event: Event) -> str:

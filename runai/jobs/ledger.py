@@ -39,12 +39,13 @@ MAX_QUEUED_BYTES = 2**30  # of pictures that came with requests which still wait
 class Ledger:
     """See the module's theory of operation."""
 
-    def __init__(self, max_queued: int, max_open: int) -> None:
+    def __init__(self, max_queued: int, max_open: int, max_unread_bytes: int) -> None:
         self.lock = threading.Lock()
         self.news = threading.Condition(self.lock)  # the engine came or went, or a job ended
         self._work = threading.Condition(self.lock)  # the worker has something to do
         self._max_queued = max_queued
         self._max_open = max_open
+        self._max_unread_bytes = max_unread_bytes
         self._numbers = itertools.count(1)
         self.outboxes: dict[int, Outbox] = {}
         self.queue = FairQueue()
@@ -59,7 +60,7 @@ class Ledger:
     # For sessions and the service; the lock is held.
 
     def enter(self) -> Outbox:
-        outbox = Outbox(next(self._numbers), self.lock)
+        outbox = Outbox(next(self._numbers), self.lock, self._max_unread_bytes)
         outbox.finishing = self.quitting
         self.outboxes[outbox.client] = outbox
         return outbox

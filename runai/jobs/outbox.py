@@ -38,8 +38,11 @@ class Answer:
 class Outbox:
     """One client's open jobs, by request id, and its unread answers."""
 
-    def __init__(self, client: int, lock: threading.Lock) -> None:
+    def __init__(
+        self, client: int, lock: threading.Lock, max_unread_bytes: int = MAX_UNREAD_BYTES
+    ) -> None:
         self.client = client
+        self._max_unread_bytes = max_unread_bytes
         self.open: dict[str, Job] = {}
         self.closed = False
         self.finishing = False
@@ -65,7 +68,7 @@ class Outbox:
     @property
     def is_behind(self) -> bool:
         """Whether so much is unread that nothing more should be drawn for this client yet."""
-        return self._unread_bytes > MAX_UNREAD_BYTES
+        return self._unread_bytes > self._max_unread_bytes
 
     @property
     def is_done(self) -> bool:

@@ -16,7 +16,7 @@ from runai.errors import RunAIError, ServerStopping
 from runai.jobs.engine import Engine
 from runai.jobs.errands import Errands, Words
 from runai.jobs.ledger import Ledger, again
-from runai.jobs.outbox import Outbox
+from runai.jobs.outbox import MAX_UNREAD_BYTES, Outbox
 from runai.jobs.worker import Worker
 from runai.schema.events import (
     Capabilities,
@@ -38,7 +38,8 @@ class Service:
     `make_engine` is called once, on the worker thread. If it raises, or the engine breaks,
     every request fails with that error, and `on_fatal` is called with it on the worker
     thread, outside of all locks; it may not call `stop`, which waits for that thread.
-    `max_open_per_session` bounds the requests whose last answer a client has not taken.
+    `max_open_per_session` bounds the requests whose last answer a client has not taken, and
+    nothing more is drawn for one with more than `max_unread_bytes` of pictures untaken.
     `conversion`: the command that converts a model; None: clients may not ask for it.
     """
 
@@ -49,11 +50,12 @@ class Service:
         *,
         max_queued: int = 256,
         max_open_per_session: int = 64,
+        max_unread_bytes: int = MAX_UNREAD_BYTES,
         on_fatal: Callable[[RunAIError], None] = lambda error: None,
         conversion: Words | None = None,
     ) -> None:
         self.limits = limits
-        self._ledger = Ledger(max_queued, max_open_per_session)
+        self._ledger = Ledger(max_queued, max_open_per_session, max_unread_bytes)
         self._worker = Worker(self._ledger, make_engine, on_fatal)
         self._errands = Errands(conversion)
         self._started = time.monotonic()
@@ -185,6 +187,12 @@ class Session:
         """Whether a request of this id has not had its last answer taken yet."""
         with self._ledger.lock:
             return request_id in self._outbox.open
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is any request whose last answer has not been taken."""
+        with self._ledger.lock:
+            return bool(self._outbox.open)
 
     def cancel_all(self) -> None:
         with self._ledger.lock:

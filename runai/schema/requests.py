@@ -143,6 +143,9 @@ class Hello(Model):
     protocol: int = Field(1, ge=1, description="the newest protocol version the client speaks")
     client: str = Field("", max_length=200, description="name and version, for the log")
     observer: bool = Field(False, description="only looks on: its leaving does not end the server")
+    token: str | None = Field(
+        None, max_length=1024, repr=False, description="the server's, where it asks for one"
+    )
 
 
 class Cancel(Model):

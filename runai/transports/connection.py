@@ -10,6 +10,11 @@ The reader always waits in `recv`, so it learns at once of a client that was kil
 its jobs are doing; closing the session then cancels them. An end of stream means that the
 client has left, even if it could still read; only after half a message it is told so first.
 
+A stranger goes through three doors, all on the reader's thread: TLS, where the server speaks
+it; then the writer begins; then a `hello` with the token, where one is asked for. Until then it
+counts for nothing, and is neither greeted nor listened to. A client that is sent away, for a
+wrong token or because it kept the server waiting, is told why before the connection ends.
+
 The reader owns the writer and the socket: it starts and joins the one and closes the other.
 The two share the sans-I/O core, of which each uses one direction.
 """
@@ -21,11 +26,11 @@ import functools
 import logging
 import socket
 import threading
-from collections.abc import Callable
-from typing import Any, cast
+import time
+from typing import Any, Protocol, cast
 
 from runai import __version__
-from runai.errors import RunAIError
+from runai.errors import RunAIError, Unauthorized
 from runai.jobs.service import Service
 from runai.schema import codec
 from runai.schema.dialects import Reply, krita, native, reply_to, understand
@@ -42,38 +47,59 @@ from runai.schema.events import (
     Progress,
 )
 from runai.schema.requests import Cancel, Command, Convert, GetStatus, Hello, ListModels
-from runai.transports.naive import Straight, pace_for
+from runai.streams.plain import PlainStream, Stream
+from runai.transports.gate import Gate
+from runai.transports.naive import Pace, Straight, pace_for, set_nagle
 from runai.transports.options import SocketOptions
+from runai.transports.origin import Origin
+from runai.transports.patience import Patience
+from runai.transports.refusal import last_words, linger
 from runai.wire import connection as wire
 
-RECEIVE_BYTES = 256 * 1024
+STRANGER_BYTES = 64 * 1024  # a message of somebody who is not let in yet
 ON_THE_WAY = (Accepted, Loading, Progress, Preview)
 log = logging.getLogger(__name__)
 
 
-class ClientConnection:
-    """A client that has a seat. `start` it once; `join` it after it called `on_end`.
+class House(Protocol):
+    """What a server wants to hear of its connections, each on that connection's own thread."""
 
-    `on_observer` and `on_end` are called with the connection, on its own thread, when the
-    client says that it only looks on, and as the very last thing.
-    """
+    def admitted(self, connection: ClientConnection) -> None:
+        """It has shown that it may come in; only told where that was asked."""
+        ...
+
+    def observes(self, connection: ClientConnection) -> None:
+        """It says that it only looks on."""
+        ...
+
+    def left(self, connection: ClientConnection) -> None:
+        """It has ended; the very last thing."""
+        ...
+
+
+class ClientConnection:
+    """A client that has a seat. `start` it once; `join` it after it `left` the house."""
 
     def __init__(
         self,
         sock: socket.socket,
+        origin: Origin,
         service: Service,
         options: SocketOptions,
-        on_observer: Callable[[ClientConnection], None],
-        on_end: Callable[[ClientConnection], None],
+        gate: Gate,
+        house: House,
     ) -> None:
+        self.origin = origin
         self._sock = sock
+        self._stream: Stream = PlainStream(sock)
         self._service = service
         self._options = options
-        self._on_observer = on_observer
-        self._on_end = on_end
-        self._wire = wire.Connection(
-            wire.Role.SERVER, options.packet_size, options.max_message_bytes
-        )
+        self._gate = gate
+        self._house = house
+        self._asks_token = gate.asks_token and not origin.vouched
+        self.is_admitted = gate.is_open or origin.vouched
+        self._wire = wire.Connection(wire.Role.SERVER, options.packet_size, STRANGER_BYTES)
+        self._patience = Patience(options, time.monotonic(), admitted=not self._asks_token)
         self._ended = threading.Event()
         name = f"client-{sock.fileno()}"
         self._session = service.open_session(name)
@@ -91,8 +117,7 @@ class ClientConnection:
         """End it now, whatever is open or unread."""
         self._ended.set()
         self._session.close()
-        with contextlib.suppress(OSError):  # it is closed already
-            self._sock.shutdown(socket.SHUT_RDWR)
+        self._stream.shut()
 
     def join(self, timeout_s: float | None = None) -> None:
         self._reader.join(timeout_s)
@@ -101,41 +126,91 @@ class ClientConnection:
 
     def _read(self) -> None:
         try:
+            self._stream = self._gate.secured(self._sock, self._options.auth_timeout_s)
+            if not self._asks_token:
+                self._admit()
             self._writer.start()
-            if self._receive_until_end() == wire.CutShort():
-                self._writer.join(self._options.write_deadline_s)
-        except OSError:
-            log.debug("%s is gone.", self._session.name)
+            self._receive_until_end()
+        except RunAIError as error:
+            self._send_away(error)
+        except OSError as error:
+            log.debug("%s is gone: %s.", self._session.name, error)
         finally:
             self.abort()
-            self._writer.join()
-            self._sock.close()
-            self._on_end(self)
+            if self._writer.ident is not None:
+                self._writer.join()
+            self._stream.close()
+            self._house.left(self)
 
-    def _receive_until_end(self) -> wire.WireEvent:
-        """The stream's last event."""
+    def _receive_until_end(self) -> None:
+        """Until the client has left. Raises a RunAIError that it is to be sent away with."""
         while True:
-            data = self._sock.recv(RECEIVE_BYTES)
+            data = self._receive()
             if data:
                 self._wire.receive_data(data)
             else:
                 self._wire.receive_eof()
+            whole = False
             while (event := self._wire.next_event()) is not None:
+                if isinstance(event, wire.Quit | wire.Closed):
+                    return
                 self._react(event)
-                if isinstance(event, wire.Quit | wire.Closed | wire.CutShort):
-                    return event
+                whole = True
+            self._patience.hear(time.monotonic(), whole=whole, midway=self._wire.is_midway)
+
+    def _receive(self) -> bytes:
+        """What came; waits as long as the client may take."""
+        while (data := self._stream.recv(self._patience.time_left(time.monotonic()))) is None:
+            if not (self._patience.is_idle and self._session.is_busy):
+                raise self._patience.complaint()
+            self._patience.rest(time.monotonic())
+        return data
 
     def _react(self, event: wire.WireEvent) -> None:
+        if isinstance(event, wire.CutShort):
+            raise event.error
+        if not self.is_admitted:
+            self._show_token(event)
         if isinstance(event, wire.Message):
             self._hear(event.body)
         elif isinstance(event, wire.Cancel):
             self._session.cancel_all()
         elif isinstance(event, wire.TooLarge):
             self._refuse(event.error, {}, native.REPLY)
-        elif isinstance(event, wire.CutShort):
+
+    def _show_token(self, event: wire.WireEvent) -> None:
+        """Admit a stranger whose first message is a `hello` with the token, and no other."""
+        message = codec.decode(event.body) if isinstance(event, wire.Message) else {}
+        if message.get("type") != "hello":
+            raise Unauthorized("This server wants a token before anything else.")
+        said = cast(Hello, codec.parse_command(message))
+        try:
+            self._gate.check(self.origin.name, said.token or "")
+        except Unauthorized:
+            log.warning("A wrong token came from %s.", self.origin.name)
+            self._ended.wait(self._gate.delay_s(self.origin.name))
+            raise
+        self._admit()
+
+    def _admit(self) -> None:
+        self._patience.admit()
+        self._wire.max_message_bytes = self._options.max_message_bytes
+        if not self.is_admitted:
+            self.is_admitted = True
+            self._house.admitted(self)
+
+    def _send_away(self, error: RunAIError) -> None:
+        """Say why, if there is still somebody to hear it, and end."""
+        if self._writer.ident is None:  # it never got as far as a stream of messages
+            with contextlib.suppress(OSError):
+                self._sock.sendall(last_words(error, self._options.packet_size))
+                self._stream.end()
+        else:
             self._session.cancel_all()
-            self._refuse(event.error, {}, native.REPLY)
+            self._refuse(error, {}, native.REPLY)
             self._session.finish()
+            self._writer.join(self._options.write_deadline_s)
+        linger(self._stream)
 
     def _hear(self, body: bytes) -> None:
         message: dict[str, Any] = {}
@@ -155,7 +230,7 @@ class ClientConnection:
     def _obey(self, command: Command, reply: Reply) -> None:
         if isinstance(command, Hello):
             if command.observer:
-                self._on_observer(self)
+                self._house.observes(self)
             self._session.post(self._service.hello(self._options.max_message_bytes), reply)
         elif isinstance(command, Cancel):
             # one that is not open (any more) has had, or will have, its last answer
@@ -180,21 +255,34 @@ class ClientConnection:
 
     def _write(self) -> None:
         try:
-            self._pace = pace_for(self._sock, self._options.packet_size, self._ended)
-            self._send(krita.greeting(__version__))
+            self._pace = self._first_pace()
+            if not self._asks_token:  # who must be let in first cannot be the original plugin
+                self._send(krita.greeting(__version__))
             while (answer := self._session.take()) is not None:
                 event, reply = answer[0], cast(Reply, answer[1])
                 for body in self._bodies(event, reply):
                     self._send(body)
                 if isinstance(event, HelloEvent):
-                    self._pace = Straight(self._sock)
-            self._sock.shutdown(socket.SHUT_WR)
+                    self._pace = self._proper_pace()
+            self._stream.end()
         except OSError:
             log.debug("%s cannot be written to any more.", self._session.name)
             self.abort()
         except Exception:  # a fault of ours: a client that is cut off is better than one that waits
             log.exception("An answer could not be written.")
             self.abort()
+
+    def _first_pace(self) -> Pace:
+        """As a naive reader needs it, which there can only be over plain TCP."""
+        if isinstance(self._stream, PlainStream) and not self.origin.vouched:
+            return pace_for(self._sock, self._options.packet_size, self._ended)
+        return self._proper_pace()
+
+    def _proper_pace(self) -> Pace:
+        """For a client that reads the stream as one."""
+        if not self.origin.vouched:
+            set_nagle(self._sock, False)
+        return Straight(self._stream)
 
     def _bodies(self, event: Event, reply: Reply) -> list[bytes]:
         """The event for this client; one that cannot be written becomes a `failed`."""

@@ -2,6 +2,8 @@
 
 Rules: standard library only. `localhost` means both loopbacks, on one port. A listener whose
 clients may not be seen (see `naive`) limits its segments, which must happen before they connect.
+A Unix socket is a file that only its owner may use, and that goes when it is closed; one that a
+killed server left is taken over, one that somebody listens on is not.
 Does not accept: that is `socket_server`'s.
 """
 
@@ -9,15 +11,20 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import socket
-from contextlib import ExitStack
+import stat
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 from runai.errors import AddressInUse, InvalidSetting
 from runai.transports import naive, peer
 
 LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+TCP = (socket.AF_INET, socket.AF_INET6)
 NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 FREE_PORT_ATTEMPTS = 20
+OTHERS = 0o177  # everything but the owner's reading and writing
 Place = tuple[int, str]  # family, numeric address
 
 
@@ -37,6 +44,71 @@ def bind(
             if error.errno != errno.EADDRINUSE:
                 break
     raise _explained(failure, host, port) from None
+
+
+def bind_unix(path: Path, *, backlog: int = 128) -> list[socket.socket]:
+    """A listening Unix socket at `path`, for this user alone.
+
+    Raises AddressInUse if a server listens there, InvalidSetting if none can.
+    """
+    try:
+        return [_bind_unix(path, backlog)]
+    except OSError as error:
+        raise InvalidSetting(
+            f"{path} cannot be listened on: {error.strerror or error}.",
+            hint="Name a path of at most 107 bytes in a folder that you may write to.",
+            field="listen",
+        ) from None
+
+
+def _bind_unix(path: Path, backlog: int) -> socket.socket:
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError("this system has no Unix sockets")
+    _take_over(path)
+    with ExitStack() as undo:
+        listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        mask = os.umask(OTHERS)  # nobody else may connect, not even for a moment
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        listener.listen(backlog)
+        undo.pop_all()
+    return listener
+
+
+def _take_over(path: Path) -> None:
+    """Remove a socket that nobody listens on any more."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError(errno.EEXIST, "there is a file of that name")
+    except FileNotFoundError:
+        return
+    # of another type than the server's: it is not let in, so no client seems to come and go
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        if probe.connect_ex(str(path)) == errno.ECONNREFUSED:  # nobody has it open
+            path.unlink()
+            return
+    raise AddressInUse(
+        f"A server listens on {path} already.",
+        hint="Stop it, or choose another --listen.",
+        field="listen",
+    )
+
+
+def address_of(listener: socket.socket) -> tuple[str, int]:
+    """Where it listens: a host and port, or a path and 0."""
+    name = listener.getsockname()
+    return (name, 0) if isinstance(name, str) else (str(name[0]), int(name[1]))
+
+
+def close(listener: socket.socket) -> None:
+    """Listen no more; a Unix socket's file goes too."""
+    path = address_of(listener)[0] if listener.family not in TCP else ""
+    if path:
+        with suppress(OSError):  # somebody removed it already
+            Path(path).unlink()
+    listener.close()
 
 
 def _places(host: str) -> list[Place]:

@@ -51,16 +51,23 @@ class Pace(Protocol):
         ...
 
 
+class Taker(Protocol):
+    """A socket, or a stream."""
+
+    def sendall(self, data: bytes, /) -> None:
+        """Write all of it. Raises OSError."""
+        ...
+
+
 class Straight:
     """One piece after the other, as fast as they are taken."""
 
-    def __init__(self, sock: socket.socket, *, nagle: bool = False) -> None:
-        self._sock = sock
-        _set_nagle(sock, nagle)
+    def __init__(self, taker: Taker) -> None:
+        self._taker = taker
 
     def write(self, pieces: Iterable[bytes]) -> None:
         for piece in pieces:
-            self._sock.sendall(piece)
+            self._taker.sendall(piece)
 
 
 class Drained:
@@ -81,7 +88,7 @@ class Drained:
         self._ended = ended
         self._sent = now.received
         self._patience_s = patience_s
-        _set_nagle(sock, False)
+        set_nagle(sock, False)
 
     def write(self, pieces: Iterable[bytes]) -> None:
         for piece in pieces:
@@ -108,7 +115,7 @@ class Settled:
     def __init__(self, sock: socket.socket, ended: threading.Event) -> None:
         self._sock = sock
         self._ended = ended
-        _set_nagle(sock, False)
+        set_nagle(sock, False)
 
     def write(self, pieces: Iterable[bytes]) -> None:
         for piece in pieces:
@@ -131,7 +138,8 @@ def _wait_while(left: Callable[[], int], ended: threading.Event, patience_s: flo
             least, since = now, time.monotonic()
 
 
-def _set_nagle(sock: socket.socket, on: bool) -> None:
+def set_nagle(sock: socket.socket, on: bool) -> None:
+    """Whether small writes wait for more to go with them; TCP only."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, not on)
 
 
@@ -144,7 +152,8 @@ def pace_for(sock: socket.socket, packet_size: int, ended: threading.Event) -> P
     if now is not None:
         return Drained(sock, now, ended)
     if has_whole_packets(sock, packet_size):
-        return Straight(sock, nagle=True)
+        set_nagle(sock, True)
+        return Straight(sock)
     return Settled(sock, ended)
 
 

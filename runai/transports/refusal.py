@@ -18,10 +18,24 @@ from collections.abc import Callable
 from runai.errors import RunAIError
 from runai.schema import codec
 from runai.schema.events import ErrorBody, Failed
+from runai.streams.plain import PlainStream, Stream
 from runai.wire.packets import encode
 
 LINGER_S = 2.0
 log = logging.getLogger(__name__)
+
+
+def last_words(error: RunAIError, packet_size: int) -> bytes:
+    """What is said to a client before it is left, in packets."""
+    return encode(codec.encode(Failed(error=ErrorBody.of(error))), packet_size)
+
+
+def linger(stream: Stream) -> None:
+    """Read and drop what a client that was told to go still sends, for a while."""
+    until = time.monotonic() + LINGER_S
+    with contextlib.suppress(OSError):
+        while stream.recv(until - time.monotonic()):
+            pass
 
 
 class Refusal:
@@ -34,8 +48,8 @@ class Refusal:
         packet_size: int,
         on_end: Callable[[Refusal], None],
     ) -> None:
-        self._sock = sock
-        self._last_words = encode(codec.encode(Failed(error=ErrorBody.of(error))), packet_size)
+        self._stream = PlainStream(sock)
+        self._last_words = last_words(error, packet_size)
         self._on_end = on_end
         self._thread = threading.Thread(target=self._run, name="runai-refusal")
 
@@ -47,22 +61,18 @@ class Refusal:
 
     def abort(self) -> None:
         """End it now."""
-        with contextlib.suppress(OSError):  # it is closed already
-            self._sock.shutdown(socket.SHUT_RDWR)
+        self._stream.shut()
 
     def join(self, timeout_s: float | None = None) -> None:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
         try:
-            self._sock.settimeout(LINGER_S)
-            self._sock.sendall(self._last_words)
-            self._sock.shutdown(socket.SHUT_WR)
-            until = time.monotonic() + LINGER_S
-            while self._sock.recv(65536) and time.monotonic() < until:
-                pass
-        except OSError:  # among them the time-out
+            self._stream.sendall(self._last_words)
+            self._stream.end()
+            linger(self._stream)
+        except OSError:
             log.debug("A refused client was not there to be told.")
         finally:
-            self._sock.close()
+            self._stream.close()
             self._on_end(self)

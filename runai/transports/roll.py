@@ -1,7 +1,8 @@
 """Who is connected, who of them counts, and whether that is a reason to end.
 
-A client counts until it says that it is an observer. The last counted client's leaving ends
-the server, unless it is to be kept alive; so does nobody's coming, where a time is set for it.
+A client counts from when it is admitted until it says that it is an observer. The last counted
+client's leaving ends the server, unless it is to be kept alive; so does nobody's coming, where a
+time is set for it.
 Connections that were refused a seat never count. No I/O; knows no clock but what it is told.
 """
 
@@ -39,6 +40,11 @@ class Roll(Generic[C]):
             self._present.add(connection)
             if counts:
                 self._counted.add(connection)
+
+    def count(self, connection: C) -> None:
+        """It was let in."""
+        with self._lock:
+            self._counted.add(connection)
 
     def observe(self, connection: C) -> None:
         """It only looks on: as if it had never come."""

@@ -20,10 +20,13 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
-from runai.errors import TooManyConnections
+from runai.errors import RunAIError, TooManyConnections
 from runai.jobs.service import Service
+from runai.transports import listener
 from runai.transports.connection import ClientConnection
+from runai.transports.gate import Gate
 from runai.transports.options import SocketOptions
+from runai.transports.origin import Origin, origin_of
 from runai.transports.refusal import Refusal
 from runai.transports.roll import Roll, StopReason
 
@@ -36,19 +39,29 @@ Member = ClientConnection | Refusal
 
 
 class SocketServer:
-    """Serves on listening sockets, which it owns from now on."""
+    """Serves on listening sockets, which it owns from now on. `gate`: who may come in."""
 
     def __init__(
-        self, listeners: Sequence[socket.socket], service: Service, options: SocketOptions
+        self,
+        listeners: Sequence[socket.socket],
+        service: Service,
+        options: SocketOptions,
+        gate: Gate | None = None,
     ) -> None:
         self._listeners = listeners
         self._service = service
         self._options = options
+        self._gate = gate or Gate()
         self._stopping = False
         self._woken, self._waker = socket.socketpair()
         for sock in (*listeners, self._woken, self._waker):
             sock.setblocking(False)
-        self.port: int = listeners[0].getsockname()[1]
+        self.address = listener.address_of(listeners[0])
+
+    @property
+    def port(self) -> int:
+        """The TCP port that it listens on."""
+        return int(self.address[1])
 
     def run(self) -> StopReason:
         """Serve on this thread until there is a reason to end; every thread is joined then."""
@@ -74,9 +87,9 @@ class SocketServer:
 
     def _accept_until_end(self) -> StopReason:
         with selectors.DefaultSelector() as selector:
-            for listener in self._listeners:
-                accept = functools.partial(self._accept, listener)
-                selector.register(listener, selectors.EVENT_READ, accept)
+            for listening in self._listeners:
+                accept = functools.partial(self._accept, listening)
+                selector.register(listening, selectors.EVENT_READ, accept)
             selector.register(self._woken, selectors.EVENT_READ, self._tidy)
             while (reason := self._reason_to_end()) is None:
                 for key, _ in selector.select(self._roll.time_left(time.monotonic())):
@@ -95,46 +108,71 @@ class SocketServer:
         for gone in self._roll.take_gone():
             gone.join()
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listening: socket.socket) -> None:
         try:
-            sock, _ = listener.accept()
+            sock, _ = listening.accept()
         except (BlockingIOError, ConnectionAbortedError):  # it left before it was taken
             return
         except OSError as error:  # no file descriptors or memory left for one more, say
             log.warning("A client could not be taken: %s.", error.strerror)
             time.sleep(PAUSE_S)  # it waits in the kernel, which would wake us at once again
             return
-        sock.setblocking(True)
-        _keep_watch(sock)
-        self._seat(sock)
-
-    def _seat(self, sock: socket.socket) -> None:
-        present = self._roll.present()
-        seated = sum(isinstance(member, ClientConnection) for member in present)
-        options = self._options
-        if seated < options.max_connections:
-            connection = ClientConnection(sock, self._service, options, self._observe, self._leave)
-            self._roll.enter(connection)
-            connection.start()
-        elif len(present) < 2 * options.max_connections:
-            error = TooManyConnections(f"{seated} clients are connected, which is all there may.")
-            refusal = Refusal(sock, error, options.packet_size, self._leave)
-            self._roll.enter(refusal, counts=False)
-            refusal.start()
-        else:  # even those being refused are too many
+        try:
+            sock.setblocking(True)
+            _keep_watch(sock)
+            self._seat(sock)
+        except OSError:  # it left meanwhile
             sock.close()
 
-    def _observe(self, connection: ClientConnection) -> None:
+    def _seat(self, sock: socket.socket) -> None:
+        try:
+            origin = origin_of(sock)
+            self._check_seats(origin)
+        except RunAIError as error:
+            self._turn_away(sock, error)
+            return
+        connection = ClientConnection(
+            sock, origin, self._service, self._options, self._gate, house=self
+        )
+        self._roll.enter(connection, counts=connection.is_admitted)
+        connection.start()
+
+    def _check_seats(self, origin: Origin) -> None:
+        """Raises TooManyConnections when there is none for a client from there."""
+        taken = [m.origin for m in self._roll.present() if isinstance(m, ClientConnection)]
+        most, most_of_one = self._options.max_connections, self._options.max_connections_per_peer
+        if len(taken) >= most:
+            raise TooManyConnections(f"{len(taken)} clients are connected, which is all there may.")
+        if taken.count(origin) >= most_of_one:
+            raise TooManyConnections(
+                f"{most_of_one} clients from {origin.name} are connected, as many as may be."
+            )
+
+    def _turn_away(self, sock: socket.socket, error: RunAIError) -> None:
+        if len(self._roll.present()) >= 2 * self._options.max_connections:
+            sock.close()  # even those being refused are too many
+            return
+        refusal = Refusal(sock, error, self._options.packet_size, self.left)
+        self._roll.enter(refusal, counts=False)
+        refusal.start()
+
+    # What connections tell, on their own threads.
+
+    def admitted(self, connection: ClientConnection) -> None:
+        self._roll.count(connection)
+        self._wake()
+
+    def observes(self, connection: ClientConnection) -> None:
         self._roll.observe(connection)
         self._wake()
 
-    def _leave(self, member: Member) -> None:
+    def left(self, member: Member) -> None:
         self._roll.leave(member)
         self._wake()
 
     def _close(self) -> None:
-        for listener in self._listeners:
-            listener.close()
+        for listening in self._listeners:
+            listener.close(listening)
         members = self._roll.present()
         until = time.monotonic() + self._options.write_deadline_s
         for member in members:
@@ -151,6 +189,8 @@ class SocketServer:
 
 def _keep_watch(sock: socket.socket) -> None:
     """Notice, in some minutes, a peer whose computer or network is gone."""
+    if sock.family == getattr(socket, "AF_UNIX", None):
+        return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in KEEPALIVE.items():
         sock.setsockopt(socket.IPPROTO_TCP, option, value)

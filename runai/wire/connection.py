@@ -115,7 +115,10 @@ TRANSITIONS = {
 
 
 class Connection:
-    """See the module's theory of operation. Sizes are in bytes, padding not counted."""
+    """See the module's theory of operation. Sizes are in bytes, padding not counted.
+
+    `max_message_bytes` may be changed between two events.
+    """
 
     def __init__(
         self,
@@ -125,7 +128,7 @@ class Connection:
     ) -> None:
         self._role = role
         self._size = packet_size
-        self._max = max_message_bytes
+        self.max_message_bytes = max_message_bytes
         self._eom = packet_of(NUL, packet_size)
         controls = {
             packet_of(QUIT, packet_size): What.QUIT,
@@ -148,6 +151,11 @@ class Connection:
     def receive_eof(self) -> None:
         """The peer will send no more; then call `next_event` until it gives None."""
         self._eof = True
+
+    @property
+    def is_midway(self) -> bool:
+        """Whether a part of a message or packet has come, and its rest not yet."""
+        return self._state in (State.INSIDE, State.SKIPPING) or bool(self._buffer)
 
     def next_event(self) -> WireEvent | None:
         """The next thing that came, or None if that needs more bytes."""
@@ -189,7 +197,7 @@ class Connection:
 
     def _surely_too_large(self) -> bool:
         # were all past the limit NUL, two packets of it would hold an EOM
-        return len(self._buffer) > self._max + 2 * self._size
+        return len(self._buffer) > self.max_message_bytes + 2 * self._size
 
     def _take(self, what: What) -> WireEvent | None:
         if what is What.EOM:
@@ -204,7 +212,7 @@ class Connection:
         if what is What.CANCEL:
             self._drop(self._size)
             return Cancel()
-        return TooLarge(self._max) if what is What.EXCESS else None
+        return TooLarge(self.max_message_bytes) if what is What.EXCESS else None
 
     def _take_message(self) -> WireEvent | None:
         eom = self._scanned
@@ -212,7 +220,11 @@ class Connection:
         end = last + len(self._buffer[last:eom].rstrip(NUL))
         event: WireEvent | None = None
         if self._state is State.INSIDE:
-            event = self._message(end) if end <= self._max else TooLarge(self._max)
+            event = (
+                self._message(end)
+                if end <= self.max_message_bytes
+                else TooLarge(self.max_message_bytes)
+            )
         self._drop(eom + self._size)
         return event
 

@@ -18,6 +18,7 @@ from runai.schema.requests import TextToImage
 from runai.settings import Settings
 from runai.testing.scripted import ScriptedEngine
 from runai.transports import listener
+from runai.transports.gate import Gate
 
 # the engine's gate is shut; a line on stdin opens it
 GATED = """
@@ -144,7 +145,7 @@ def test_a_busy_port_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> 
         (["--port", "x"], "--port: 'x' is not a whole number from 0 to 65535"),
         (["--por", "1"], "unrecognized arguments: --por 1"),
         (["--port"], "expected one argument"),
-        (["--host", "0.0.0.0"], "neither encryption nor authentication"),
+        (["--host", "0.0.0.0"], "needs a token (--token-file or RUNAI_TOKEN) and TLS"),
         (["--model-base-path", "/nowhere"], "'/nowhere' is not a folder"),
         (["--config", "/nowhere.toml"], "/nowhere.toml cannot be read"),
         (["serve", "fast"], "unrecognized arguments: fast"),
@@ -192,7 +193,7 @@ def test_the_settings_reach_the_server() -> None:
     port = listeners[0].getsockname()[1]
     codes: list[int] = []
     thread = threading.Thread(
-        target=lambda: codes.append(serving.serve(listeners, settings, ScriptedEngine))
+        target=lambda: codes.append(serving.serve(listeners, settings, ScriptedEngine, Gate()))
     )
     thread.start()
     with Client("127.0.0.1", port, packet_size=64) as client:

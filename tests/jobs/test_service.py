@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from runai.errors import DuplicateId, QueueFull, ServerStopping, TooManyPixels, TooManySteps
-from runai.jobs import ledger, outbox
+from runai.jobs import ledger
 from runai.jobs.outbox import MAX_POSTED
 from runai.jobs.service import Service
 from runai.schema.events import (
@@ -375,12 +375,12 @@ def test_failures_of_one_request_are_not_anothers(serve: Serve) -> None:
     assert isinstance(end_of(session, "good"), Completed)
 
 
+@pytest.mark.parametrize(("bound", "drawn"), [(1599, 2), (1600, 3), (1601, 3)])
 def test_a_client_that_does_not_read_its_pictures_gets_no_more_drawn(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, bound: int, drawn: int
 ) -> None:
-    monkeypatch.setattr(outbox, "MAX_UNREAD_BYTES", 1000)
     engine = ScriptedEngine(draw=lambda *_: b"x" * 800, capacity=1)
-    service = serve(engine)
+    service = serve(engine, max_unread_bytes=bound)
     deaf, other = service.open_session(), service.open_session()
     for number in range(6):
         deaf.submit(ask(f"d{number}"))
@@ -388,7 +388,7 @@ def test_a_client_that_does_not_read_its_pictures_gets_no_more_drawn(
     assert isinstance(end_of(other, "other"), Completed)
     other.submit(ask("again"))
     assert isinstance(end_of(other, "again"), Completed)
-    assert service.status().queued >= 3
+    assert service.status().queued == 6 - drawn
     assert all(isinstance(end_of(deaf, f"d{number}"), Completed) for number in range(6))
 
 

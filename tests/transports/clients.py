@@ -25,8 +25,16 @@ Json = dict[str, Any]
 class RawClient:
     """Sends what it is told, broken or not, and reads properly."""
 
-    def __init__(self, port: int, packet_size: int = PACKET, host: str = "127.0.0.1") -> None:
-        self.sock = socket.create_connection((host, port), PATIENCE_S)
+    def __init__(
+        self,
+        port: int,
+        packet_size: int = PACKET,
+        host: str = "127.0.0.1",
+        *,
+        connected: socket.socket | None = None,
+    ) -> None:
+        """`connected`: a socket to use, instead of a new one to that host and port."""
+        self.sock = connected or socket.create_connection((host, port), PATIENCE_S)
         self.core = wire.Connection(wire.Role.CLIENT, packet_size)
 
     def __enter__(self) -> Self:
@@ -79,8 +87,8 @@ class RawClient:
         self.send(message)
         return self.receive_type(*LAST)
 
-    def hello(self, *, observer: bool = False) -> Json:
-        self.send({"type": "hello", "observer": observer})
+    def hello(self, *, observer: bool = False, token: str | None = None) -> Json:
+        self.send({"type": "hello", "observer": observer, "token": token})
         return self.receive_type("hello")
 
     def close(self) -> None:

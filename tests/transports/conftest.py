@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import faulthandler
+import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runai.jobs.service import Service
 from runai.testing.scripted import ScriptedEngine
-from runai.transports.listener import bind
+from runai.transports.gate import Gate, Keys
+from runai.transports.listener import bind, bind_unix
 from runai.transports.socket_server import SocketOptions, SocketServer, StopReason
 from tests.transports.clients import PATIENCE_S, RawClient
 
@@ -31,13 +34,14 @@ class Running:
         self,
         engine: ScriptedEngine,
         make_engine: Callable[[], ScriptedEngine],
-        host: str,
+        listeners: list[socket.socket],
         options: SocketOptions,
+        gate: Gate,
     ) -> None:
         self.engine = engine
+        self.gate = gate
         self.service = Service(make_engine)
-        listeners = bind(host, 0, packet_size=options.packet_size)
-        self.server = SocketServer(listeners, self.service, options)
+        self.server = SocketServer(listeners, self.service, options, gate)
         self.port = self.server.port
         self.packet_size = options.packet_size
         self._reason: StopReason | None = None
@@ -86,12 +90,20 @@ def serve() -> Iterator[Serve]:
         *,
         make_engine: Callable[[], ScriptedEngine] | None = None,
         host: str = "127.0.0.1",
+        unix_path: Path | None = None,
+        keys: Keys = Keys(),  # noqa: B008 (frozen)
         **options: Any,
     ) -> Running:
         engine = engine or ScriptedEngine()
         options = {"keep_alive": True, "write_deadline_s": 2.0, **options}
         used = make_engine or (lambda: engine)
-        running = Running(engine, used, host, SocketOptions(**options))
+        chosen = SocketOptions(**options)
+        listeners = (
+            bind(host, 0, packet_size=chosen.packet_size)
+            if unix_path is None
+            else bind_unix(unix_path)
+        )
+        running = Running(engine, used, listeners, chosen, Gate(keys))
         made.append(running)
         running.start()
         return running

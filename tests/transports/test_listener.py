@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
 from runai.errors import AddressInUse, InvalidSetting
 from runai.transports import naive
-from runai.transports.listener import bind
+from runai.transports.listener import address_of, bind, bind_unix, close
 
 
 @contextmanager
@@ -77,3 +79,46 @@ def test_listening_needs_nothing_heavy() -> None:
     code = "import sys, runai.transports.listener; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"pydantic", "torch", "PIL", "numpy"} & set(done.stdout.split())
+
+
+def test_a_unix_socket_is_for_its_user_alone_and_goes_with_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    (listening,) = bind_unix(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert address_of(listening) == (str(path), 0)
+    close(listening)
+    assert not path.exists()
+
+
+def test_a_socket_that_a_killed_server_left_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    bind_unix(path)[0].close()
+    assert path.exists()
+    with bind_unix(path)[0], socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+
+
+def test_a_socket_that_somebody_listens_on_is_left_to_them(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with bind_unix(path)[0] as listening:
+        with pytest.raises(AddressInUse, match="listens on"):
+            bind_unix(path)
+        listening.setblocking(False)
+        with pytest.raises(BlockingIOError):  # looking was no visit
+            listening.accept()
+
+
+def test_a_file_is_never_taken_for_a_socket(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("precious")
+    with pytest.raises(InvalidSetting, match="there is a file of that name"):
+        bind_unix(path)
+    assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("path", ["/nowhere/s", "/tmp/" + "x" * 120])
+def test_a_path_where_no_socket_can_be_is_said_to_be_one(path: str) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        bind_unix(Path(path))
+    assert caught.value.field == "listen"
+    assert path in caught.value.message

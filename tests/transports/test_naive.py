@@ -172,5 +172,6 @@ def test_no_reply_is_lost_by_a_naive_reader_that_is_drained(pair: Pair) -> None:
 
 def test_no_reply_is_lost_by_a_naive_reader_of_whole_packets(pair_of_whole_packets: Pair) -> None:
     served = pair_of_whole_packets[0]
-    pace = Straight(served, nagle=True)
+    naive.set_nagle(served, True)
+    pace = Straight(served)
     receive_all_naively(pair_of_whole_packets, pace, replies_and_progress())

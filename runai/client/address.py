@@ -1,0 +1,62 @@
+"""Where a server is, and how to get a stream to it: TCP or a Unix socket, plain or inside TLS."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runai.errors import NoServer
+from runai.streams.plain import PlainStream, Stream
+
+if TYPE_CHECKING:
+    from runai.streams.contexts import Trust
+
+
+@dataclass(frozen=True)
+class Address:
+    """`unix_path` stands in for host and port. `trust`: None: no TLS, which a path never has."""
+
+    host: str
+    port: int
+    unix_path: Path | None = None
+    trust: Trust | None = None
+
+    def __str__(self) -> str:
+        return str(self.unix_path) if self.unix_path else f"{self.host}, port {self.port}"
+
+    def connect(self, timeout_s: float) -> Stream:
+        """Raises NoServer, NotTrusted, InvalidSetting for files that are no certificates."""
+        try:
+            plain = PlainStream(self._open(timeout_s))
+            return plain if self.unix_path or not self.trust else self._secured(plain, timeout_s)
+        except OSError as error:  # ssl's errors among them
+            reason = error.strerror or str(error)
+            raise NoServer(f"No server answers on {self}: {reason}.") from None
+
+    def _open(self, timeout_s: float) -> socket.socket:
+        if self.unix_path is not None:
+            opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                opened.connect(str(self.unix_path))
+            except OSError:
+                opened.close()
+                raise
+            return opened
+        opened = socket.create_connection((self.host, self.port), timeout_s)
+        opened.settimeout(None)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # a host that vanishes without a word is noticed after some minutes
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        return opened
+
+    def _secured(self, plain: PlainStream, timeout_s: float) -> Stream:
+        from runai.streams.contexts import secure_client
+
+        assert self.trust is not None
+        try:
+            return secure_client(plain, self.trust, self.host, timeout_s)
+        except BaseException:
+            plain.close()
+            raise

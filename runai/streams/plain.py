@@ -1,0 +1,73 @@
+"""A socket to read from with a limit in time, and what every stream can do.
+
+The limit is waited for with `poll` and not set as the socket's own time-out, which would hold
+for the thread that writes as well. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+from typing import Protocol
+
+RECEIVE_BYTES = 256 * 1024
+# epoll would need a file descriptor of its own, which may be just what is missing
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
+
+class Stream(Protocol):
+    """Bytes both ways. One thread reads, another writes; `shut` may be called on any."""
+
+    def recv(self, timeout_s: float | None = None) -> bytes | None:
+        """What has come; empty when the peer sends no more, None when nothing came in time.
+
+        Raises OSError when the connection is broken (a TimeoutError is of the network's making).
+        """
+        ...
+
+    def sendall(self, data: bytes) -> None:
+        """Write all of it; blocks as long as the peer makes it. Raises OSError."""
+        ...
+
+    def end(self) -> None:
+        """Say that no more will be sent; by the thread that writes."""
+        ...
+
+    def shut(self) -> None:
+        """End both directions now, and wake whoever waits."""
+        ...
+
+    def close(self) -> None:
+        """Give the socket back; nobody may use the stream any more."""
+        ...
+
+
+class PlainStream:
+    """The socket itself. It must be a blocking one, and belongs to the stream from now on."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def recv(self, timeout_s: float | None = None) -> bytes | None:
+        if timeout_s is not None and not self._is_readable_within(timeout_s):
+            return None
+        return self._sock.recv(RECEIVE_BYTES)
+
+    def _is_readable_within(self, timeout_s: float) -> bool:
+        with _Selector() as selector:
+            selector.register(self._sock, selectors.EVENT_READ)
+            return bool(selector.select(max(timeout_s, 0.0)))
+
+    def sendall(self, data: bytes) -> None:
+        self._sock.sendall(data)
+
+    def end(self) -> None:
+        self._sock.shutdown(socket.SHUT_WR)
+
+    def shut(self) -> None:
+        with contextlib.suppress(OSError):  # it is not connected any more
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._sock.close()

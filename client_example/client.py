@@ -1,18 +1,21 @@
 """The smallest complete client of RunAI: Python's standard library and nothing else.
 
-    python client.py "a red circle on a blue background" circle.png
+    python client.py "a red circle on a blue background" circle.png [host port certificate.pem]
 
-Copy it into your plugin. It speaks the native protocol over a plain socket: says hello, asks
-for one picture, shows the progress, saves the PNG; Ctrl-C cancels. docs/protocol.md lists all
-the messages; there are more fields than are used here, and hardly one has to be sent.
+RUNAI_TOKEN holds the server's token, where it wants one. Copy it into your plugin. It speaks the
+native protocol over a socket: says hello, asks for one picture, shows the progress, saves the PNG;
+Ctrl-C cancels. docs/protocol.md lists all the messages; there are more fields than are used here,
+and hardly one has to be sent.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +23,16 @@ from typing import Any
 
 PACKET_SIZE = 1024  # the same on both sides: see the server's --packet-size
 END_OF_MESSAGE = bytes(PACKET_SIZE)
+
+
+def connect(host: str, port: int, certificate: str = "") -> socket.socket:
+    """To the server; inside TLS, if there is a copy of its certificate to know it by."""
+    connection = socket.create_connection((host, port))
+    if not certificate:
+        return connection
+    context = ssl.create_default_context(cafile=certificate)
+    context.check_hostname = False  # who has the certificate's key is the server, wherever it is
+    return context.wrap_socket(connection)
 
 
 def send(connection: socket.socket, message: dict[str, Any]) -> None:
@@ -44,7 +57,8 @@ def messages(connection: socket.socket) -> Iterator[dict[str, Any]]:
 
 def draw(connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
     """Send a request and follow it to its last answer: completed, failed or canceled."""
-    send(connection, {"type": "hello", "client": "client_example"})
+    token = os.environ.get("RUNAI_TOKEN")
+    send(connection, {"type": "hello", "client": "client_example", "token": token})
     send(connection, request)
     cancel = {"type": "cancel", "id": request["id"]}
     signal.signal(signal.SIGINT, lambda *_: send(connection, cancel))  # your button goes here
@@ -60,7 +74,13 @@ def draw(connection: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
     raise ConnectionError("The server closed the connection.")
 
 
-def main(prompt: str, path: str = "out.png", port: str = "50006") -> int:
+def main(
+    prompt: str,
+    path: str = "out.png",
+    host: str = "localhost",
+    port: str = "50006",
+    certificate: str = "",
+) -> int:
     request = {
         "type": "generate",
         "task": "txt2img",
@@ -68,7 +88,7 @@ def main(prompt: str, path: str = "out.png", port: str = "50006") -> int:
         "prompt": prompt,
         "num_inference_steps": 20,
     }
-    with socket.create_connection(("localhost", int(port))) as connection:
+    with connect(host, int(port), certificate) as connection:
         answer = draw(connection, request)
     if answer["type"] == "failed":
         error = answer["error"]

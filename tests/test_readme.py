@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from runai.cli import COMMANDS, convert, get, main, options, wiring
+from runai.cli import COMMANDS, certificate, convert, get, main, options, wiring
 from runai.cli.exit_codes import MEANINGS
 from runai.cli.fetch import vocabulary
 from runai.cli.fetch.wellknown import WELL_KNOWN
@@ -45,7 +45,9 @@ def test_every_command_and_option_in_the_examples_exists() -> None:
     known = {flag for option in options.OPTIONS for flag in option.flags}
     known |= {row.flag for row in ROWS.values()} | {"-o", "--sidecar", "--task"}
     known |= {
-        flag for command in (get, convert) for flag in command.command_line()._option_string_actions
+        flag
+        for command in (get, convert, certificate)
+        for flag in command.command_line()._option_string_actions
     }
     commands = re.findall(r"^runai.*", README, re.MULTILINE)
     assert len(commands) >= 7

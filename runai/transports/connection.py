@@ -50,6 +50,7 @@ from runai.schema.requests import Cancel, Command, Convert, GetStatus, Hello, Li
 from runai.streams.plain import PlainStream, Stream
 from runai.transports.gate import Gate
 from runai.transports.naive import Pace, Straight, pace_for, set_nagle
+from runai.transports.opening import Opening
 from runai.transports.options import SocketOptions
 from runai.transports.origin import Origin
 from runai.transports.patience import Patience
@@ -99,6 +100,7 @@ class ClientConnection:
         self._asks_token = gate.asks_token and not origin.vouched
         self.is_admitted = gate.is_open or origin.vouched
         self._wire = wire.Connection(wire.Role.SERVER, options.packet_size, STRANGER_BYTES)
+        self._opening = Opening()
         self._patience = Patience(options, time.monotonic(), admitted=not self._asks_token)
         self._ended = threading.Event()
         name = f"client-{sock.fileno()}"
@@ -147,6 +149,7 @@ class ClientConnection:
         while True:
             data = self._receive()
             if data:
+                self._opening.hear(data)
                 self._wire.receive_data(data)
             else:
                 self._wire.receive_eof()

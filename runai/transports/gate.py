@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from runai.errors import TlsRequired, TooSlow, Unauthorized
 from runai.streams.plain import PlainStream, Stream
+from runai.transports.opening import TLS_HANDSHAKE
 
 if TYPE_CHECKING:
     import ssl
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 FIRST_DELAY_S, MOST_DELAY_S = 0.25, 8.0
 FORGIVEN_S = 600.0
 MAX_ORIGINS = 4096
-TLS_HANDSHAKE = b"\x16"  # what a TLS stream begins with (RFC 8446, 5.1)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,13 @@ from runai.transports.socket_server import SocketOptions, SocketServer
 
 PATIENCE_S = 30.0
 ROOT = Path(__file__).parents[2]
+# a server that draws by script, as a program: its words follow
+SERVE = """
+import sys
+from runai.cli import main
+from runai.testing.scripted import ScriptedEngine
+sys.exit(main(sys.argv[1:], make_engine=ScriptedEngine))
+"""
 
 
 @pytest.fixture(autouse=True)

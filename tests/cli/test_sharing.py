@@ -19,13 +19,8 @@ from runai.errors import NoServer, NotTrusted, TlsRequired, Unauthorized
 from runai.schema.requests import TextToImage
 from runai.streams.contexts import Trust
 from runai.testing.scripted import ScriptedEngine
+from tests.cli.conftest import SERVE
 
-SERVE = """
-import sys
-from runai.cli import main
-from runai.testing.scripted import ScriptedEngine
-sys.exit(main(sys.argv[1:], make_engine=ScriptedEngine))
-"""
 Start = Callable[..., Any]
 
 

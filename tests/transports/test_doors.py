@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import socket
 import ssl
 import stat
@@ -11,13 +13,16 @@ from pathlib import Path
 import certificates
 import pytest
 
+from runai.errors import NotOffered
 from runai.streams.contexts import server_context
 from runai.testing.scripted import ScriptedEngine
 from runai.transports import gate as gate_module
 from runai.transports.connection import STRANGER_BYTES
 from runai.transports.gate import Keys
+from runai.transports.opening import Opening
 from runai.transports.socket_server import StopReason
-from tests.transports.clients import PATIENCE_S, RawClient, generate
+from runai.wire.packets import encode
+from tests.transports.clients import PACKET, PATIENCE_S, RawClient, generate
 from tests.transports.conftest import Running, Serve
 
 TOKEN = "correct horse battery staple"
@@ -363,3 +368,49 @@ def test_a_stranger_that_shows_no_token_in_time_is_left(serve: Serve) -> None:
         quick.sock.settimeout(0.5)
         with pytest.raises(TimeoutError):
             quick.receive()
+
+
+# What a web page can have a browser send.
+
+
+def smuggled(message: dict[str, object]) -> bytes:
+    """A request whose body, read as packets, holds a message of its own."""
+    head = b"POST / HTTP/1.1\r\nHost: localhost:50006\r\nContent-Length: 3072\r\n\r\n"
+    return head.ljust(PACKET, b" ") + bytes(PACKET) + encode(json.dumps(message).encode(), PACKET)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5000])
+def test_a_web_page_gets_nothing_drawn(serve: Serve, cut: int) -> None:
+    running = serve()
+    sent = smuggled(generate())
+    with running.client() as browser, running.client() as other:
+        browser.receive()  # the greeting
+        browser.sock.sendall(sent[:cut])
+        with contextlib.suppress(OSError):
+            browser.sock.sendall(sent[cut:])
+        sent_away_with(browser, "not_offered")
+        assert other.ask(generate("other"))["type"] == "completed"
+    assert running.engine.requests("admit") == ["other"]
+
+
+def test_a_tls_handshake_where_none_is_spoken_ends_the_stream(serve: Serve) -> None:
+    running = serve()
+    with running.client() as browser:
+        browser.receive()
+        browser.sock.sendall(b"\x16\x03\x01" + smuggled(generate()))
+        sent_away_with(browser, "not_offered")
+    assert running.engine.requests("admit") == []
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS", "PATCH", "CONNECT"])
+def test_every_way_to_ask_a_web_server_is_known(method: str) -> None:
+    opening = Opening()
+    with pytest.raises(NotOffered):
+        for byte in f"{method} / HTTP/1.1".encode():
+            opening.hear(bytes([byte]))
+
+
+def test_what_may_look_like_one_later_on_is_a_message_like_any_other() -> None:
+    opening = Opening()
+    opening.hear(b'{"type": ')
+    opening.hear(b"GET / HTTP/1.1")

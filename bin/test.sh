@@ -34,6 +34,7 @@ stage ruff-format ruff format --check .
 stage mypy mypy
 stage lint-imports lint-imports
 stage shellcheck shellcheck bin/*.sh .ci/run
+stage hadolint hadolint Dockerfile
 stage tests tests "$@"
 
 printf '\n== times\n%s' "$times"

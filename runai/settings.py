@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -227,6 +227,30 @@ class Settings:
         """Whether the server is one that only programs on this computer can reach."""
         return self.listen is not None or is_loopback(self.host)
 
+    def at(self, address: str, *, is_path: bool) -> Settings:
+        """The same for an address, or a Unix socket's path, that somebody else has chosen."""
+        return replace(self, listen=address if is_path else None, host=address)
+
+    def check_reach(self, place: str) -> None:
+        """Other computers come in, or are asked, with a token and TLS. Raises InvalidSetting.
+
+        `place`: who said where.
+        """
+        if self.insecure or self.is_local:
+            return
+        wanted = {
+            "a token (--token-file or RUNAI_TOKEN)": self.token,
+            "TLS (--tls-cert, and --tls-key to serve)": self.tls_cert or self.tls,
+        }
+        missing = [what for what, given in wanted.items() if not given]
+        if missing:
+            raise InvalidSetting(
+                f"{place}: {self.host} is more than this computer, which needs "
+                f"{' and '.join(missing)}.",
+                hint="`runai certificate` makes both; --insecure does without, where everybody "
+                "on the network may use and hear this.",
+            )
+
     @property
     def first_client_timeout_s(self) -> float | None:
         """How long to wait for the first client, in seconds; None: for ever."""
@@ -284,8 +308,7 @@ def load(
     given = {**_from_file(config, environ), **_from_environ(environ), **_from_flags(flags or {})}
     values = {name: _read(ROWS[name], found, warn) for name, found in given.items()}
     settings = Settings(**values, token=read_token(values.get("token_file"), environ))
-    if not (settings.insecure or settings.is_local):
-        _check_beyond_loopback(settings, given["host"].place)
+    settings.check_reach(given["host"].place if "host" in given else "")
     return settings
 
 
@@ -397,19 +420,3 @@ def _wrong(row: Row, found: _Found) -> InvalidSetting:
         f"{found.place}: {str(found.value)!r} is not {row.kind.allowed}.",
         hint=f"Correct {found.place}.",
     )
-
-
-def _check_beyond_loopback(settings: Settings, place: str) -> None:
-    """Other computers come in, or are asked, with a token and TLS. Raises InvalidSetting."""
-    wanted = {
-        "a token (--token-file or RUNAI_TOKEN)": settings.token,
-        "TLS (--tls-cert, and --tls-key to serve)": settings.tls_cert or settings.tls,
-    }
-    missing = [what for what, given in wanted.items() if not given]
-    if missing:
-        raise InvalidSetting(
-            f"{place}: {settings.host} is more than this computer, which needs "
-            f"{' and '.join(missing)}.",
-            hint="`runai certificate` makes both; --insecure does without, where everybody on the "
-            "network may use and hear this.",
-        )

@@ -7,11 +7,14 @@ may be imported up here that is not needed to read the settings and to listen.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from runai.cli import COMMANDS, keys
 from runai.cli.parser import Parser
+from runai.settings import Settings
 from runai.transports import listener
 from runai.transports.gate import Gate
 
@@ -24,11 +27,20 @@ def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
     parser = Parser("", "Draw pictures for clients over a socket.", epilog=others)
     parser.add_settings()
     _, settings = parser.read(words)
+    listeners = listener.inherited(os.environ)
+    for handed in listeners:
+        settings = settings.at(
+            listener.address_of(handed)[0], is_path=handed.family not in listener.TCP
+        )
+        settings.check_reach("The socket that was handed over")
     gate = Gate(keys.read(settings))
-    if settings.unix_path is not None:
-        listeners = listener.bind_unix(settings.unix_path)
-    else:
-        listeners = listener.bind(settings.host, settings.port, packet_size=settings.packet_size)
+    listeners = listeners or _listen(settings)
     from runai.cli.serving import serve
 
     return serve(listeners, settings, make_engine, gate)
+
+
+def _listen(settings: Settings) -> list[socket.socket]:
+    if settings.unix_path is not None:
+        return listener.bind_unix(settings.unix_path)
+    return listener.bind(settings.host, settings.port, packet_size=settings.packet_size)

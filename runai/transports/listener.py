@@ -2,6 +2,8 @@
 
 Rules: standard library only. `localhost` means both loopbacks, on one port. A listener whose
 clients may not be seen (see `naive`) limits its segments, which must happen before they connect.
+A supervisor, systemd say, may have opened the sockets before the server was started: it goes on
+listening when the server ends, and starts it again for the next client (sd_listen_fds(3)).
 A Unix socket is a file that only its owner may use, and that goes when it is closed; one that a
 killed server left is taken over, one that somebody listens on is not.
 Does not accept: that is `socket_server`'s.
@@ -14,6 +16,7 @@ import ipaddress
 import os
 import socket
 import stat
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -24,8 +27,20 @@ LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 TCP = (socket.AF_INET, socket.AF_INET6)
 NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 FREE_PORT_ATTEMPTS = 20
+FIRST_INHERITED = 3  # sd_listen_fds(3): SD_LISTEN_FDS_START
 OTHERS = 0o177  # everything but the owner's reading and writing
 Place = tuple[int, str]  # family, numeric address
+
+
+class UnixListener(socket.socket):
+    """A Unix socket of our own making: its file goes when it is closed."""
+
+    def close(self) -> None:
+        path = self.getsockname() if self.fileno() >= 0 else ""
+        if path:
+            with suppress(OSError):  # somebody removed it already
+                Path(path).unlink()
+        super().close()
 
 
 def bind(
@@ -44,6 +59,29 @@ def bind(
             if error.errno != errno.EADDRINUSE:
                 break
     raise _explained(failure, host, port) from None
+
+
+def inherited(environ: Mapping[str, str]) -> list[socket.socket]:
+    """The listening sockets that a supervisor has handed to this process, if any.
+
+    Raises InvalidSetting for what are no listening sockets.
+    """
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = int(environ.get("LISTEN_FDS", "0"))
+    return [_adopt(number) for number in range(FIRST_INHERITED, FIRST_INHERITED + count)]
+
+
+def _adopt(number: int) -> socket.socket:
+    os.set_inheritable(number, False)
+    adopted = socket.socket(fileno=number)
+    if not adopted.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        adopted.close()
+        raise InvalidSetting(
+            f"File descriptor {number} is no listening socket.",
+            hint="Have the supervisor listen on stream sockets, and not accept on them.",
+        )
+    return adopted
 
 
 def bind_unix(path: Path, *, backlog: int = 128) -> list[socket.socket]:
@@ -66,7 +104,7 @@ def _bind_unix(path: Path, backlog: int) -> socket.socket:
         raise OSError("this system has no Unix sockets")
     _take_over(path)
     with ExitStack() as undo:
-        listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        listener = undo.enter_context(UnixListener(socket.AF_UNIX, socket.SOCK_STREAM))
         mask = os.umask(OTHERS)  # nobody else may connect, not even for a moment
         try:
             listener.bind(str(path))
@@ -100,15 +138,6 @@ def address_of(listener: socket.socket) -> tuple[str, int]:
     """Where it listens: a host and port, or a path and 0."""
     name = listener.getsockname()
     return (name, 0) if isinstance(name, str) else (str(name[0]), int(name[1]))
-
-
-def close(listener: socket.socket) -> None:
-    """Listen no more; a Unix socket's file goes too."""
-    path = address_of(listener)[0] if listener.family not in TCP else ""
-    if path:
-        with suppress(OSError):  # somebody removed it already
-            Path(path).unlink()
-    listener.close()
 
 
 def _places(host: str) -> list[Place]:

@@ -172,7 +172,7 @@ class SocketServer:
 
     def _close(self) -> None:
         for listening in self._listeners:
-            listener.close(listening)
+            listening.close()
         members = self._roll.present()
         until = time.monotonic() + self._options.write_deadline_s
         for member in members:

@@ -19,6 +19,7 @@ from runai.settings import Settings
 from runai.testing.scripted import ScriptedEngine
 from runai.transports import listener
 from runai.transports.gate import Gate
+from tests.cli.conftest import SERVE
 
 # the engine's gate is shut; a line on stdin opens it
 GATED = """
@@ -295,3 +296,31 @@ def test_the_log_has_one_line_a_record_and_no_prompts(start: Callable[..., Any])
     for line in child.seen.splitlines():
         assert " runai" in line
         assert line[:2] == "20"
+
+
+HAND_OVER = """
+import os, socket, sys
+sock = socket.create_server((sys.argv[1], 0))
+if sock.fileno() != 3:
+    os.dup2(sock.fileno(), 3)
+os.set_inheritable(3, True)
+print("port", sock.getsockname()[1], file=sys.stderr, flush=True)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+os.execv(sys.executable, [sys.executable, "-c", sys.argv[2], *sys.argv[3:]])
+"""
+
+
+def test_a_socket_that_a_supervisor_opened_is_served(start: Callable[..., Any]) -> None:
+    child = start("-c", HAND_OVER, "127.0.0.1", SERVE, "--port", "1")
+    port = int(child.wait_for(r"port (\d+)")[1])
+    with Client("127.0.0.1", port) as client:
+        assert [*client.generate(request())][-1].type == "completed"
+    assert child.end() == 0
+
+
+def test_one_that_other_computers_can_reach_is_refused_like_a_host(
+    start: Callable[..., Any],
+) -> None:
+    child = start("-c", HAND_OVER, "0.0.0.0", SERVE)
+    assert child.end() == 2
+    assert "needs a token" in child.seen and "handed over" in child.seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 import subprocess
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from runai.errors import AddressInUse, InvalidSetting
+from runai.transports import listener as listener_module
 from runai.transports import naive
-from runai.transports.listener import address_of, bind, bind_unix, close
+from runai.transports.listener import address_of, bind, bind_unix, inherited
 
 
 @contextmanager
@@ -86,13 +88,13 @@ def test_a_unix_socket_is_for_its_user_alone_and_goes_with_the_server(tmp_path: 
     (listening,) = bind_unix(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert address_of(listening) == (str(path), 0)
-    close(listening)
+    listening.close()
     assert not path.exists()
 
 
 def test_a_socket_that_a_killed_server_left_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "s"
-    bind_unix(path)[0].close()
+    os.close(bind_unix(path)[0].detach())
     assert path.exists()
     with bind_unix(path)[0], socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
@@ -122,3 +124,40 @@ def test_a_path_where_no_socket_can_be_is_said_to_be_one(path: str) -> None:
         bind_unix(Path(path))
     assert caught.value.field == "listen"
     assert path in caught.value.message
+
+
+def test_only_what_was_handed_to_this_very_process_is_taken() -> None:
+    assert inherited({}) == []
+    assert inherited({"LISTEN_PID": "1", "LISTEN_FDS": "1"}) == []
+
+
+def test_what_a_supervisor_handed_over_is_served_and_stays_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with bind_unix(path)[0] as supervisors, bound("127.0.0.1") as (tcp,):
+        with handed(supervisors, tcp) as environ:
+            taken = inherited(environ)
+        assert [address_of(one) for one in taken] == [address_of(supervisors), address_of(tcp)]
+        for one in taken:
+            assert not one.get_inheritable()
+            one.close()
+        assert path.exists()
+
+
+def test_what_is_no_listening_socket_is_refused() -> None:
+    with (
+        socket.socket() as plain,
+        handed(plain) as environ,
+        pytest.raises(InvalidSetting, match="no listening socket"),
+    ):
+        inherited(environ)
+
+
+@contextmanager
+def handed(*sockets: socket.socket) -> Iterator[dict[str, str]]:
+    """The environment of a process that was handed these, from the place where they are now."""
+    copies = [os.dup(sock.fileno()) for sock in sockets]
+    first = min(copies)
+    assert copies == [*range(first, first + len(copies))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listener_module, "FIRST_INHERITED", first)
+        yield {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(copies))}

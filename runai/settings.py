@@ -180,6 +180,9 @@ class Settings:
         16, whole(1, 4096), "those of one address; all of this computer count as one"
     )
     keep_alive: bool = _row(False, SWITCH, "go on when the last client has left")
+    idle_exit_s: float = _row(
+        0.0, SECONDS, "end when no client was there so long, and not before; 0: see --keep-alive"
+    )
     max_message_bytes: int = _row(64 * MIB, whole(1024, word="BYTES"), "largest message read")
     max_pixels: int = _row(2048 * 2048, whole(64 * 64), "largest picture drawn: width × height")
     max_steps: int = _row(200, whole(1, 1000), "most steps a request")

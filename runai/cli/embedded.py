@@ -76,6 +76,7 @@ def embedded(settings: Settings, make_engine: Callable[[], Engine] | None) -> It
         host=LOOPBACK,
         keep_alive=True,
         timeout=False,
+        idle_exit_s=0.0,
         token=secrets.token_urlsafe(),
     )
     # an engine that cannot be made needs no more than that: it fails every request

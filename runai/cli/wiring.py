@@ -56,6 +56,7 @@ def socket_options(settings: Settings) -> SocketOptions:
         max_message_bytes=settings.max_message_bytes,
         max_connections=settings.max_client_connections,
         keep_alive=settings.keep_alive,
+        idle_exit_s=settings.idle_exit_s or None,
         max_connections_per_peer=settings.max_connections_per_peer,
         first_client_timeout_s=settings.first_client_timeout_s,
         auth_timeout_s=settings.auth_timeout_s,
@@ -112,12 +113,16 @@ def service(
     return made
 
 
+def program() -> list[str]:
+    """How to start this program again."""
+    # a packaged one is its own interpreter
+    return [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-m", "runai"]
+
+
 def conversion(settings: Settings, asked: Convert) -> list[str]:
     """The command that does what a client asked for, beside the model and nowhere else."""
-    # a packaged program is its own interpreter
-    program = [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-m", "runai"]
     base = ["--model-base-path", as_text(settings.model_base_path)]
-    return [*program, "models", "convert", "--to", asked.form, *base, "--", asked.model]
+    return [*program(), "models", "convert", "--to", asked.form, *base, "--", asked.model]
 
 
 def torch_engine(settings: Settings) -> Engine:

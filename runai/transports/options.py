@@ -12,6 +12,7 @@ class SocketOptions:
     """Sizes in bytes, times in seconds.
 
     `max_connections_per_peer`: see `origin`. `keep_alive`: go on when the last client has left.
+    `idle_exit_s`: end when nobody was there so long, and not before; None: see `keep_alive`.
     `first_client_timeout_s`: end if nobody came by then; None waits for ever. What a client may
     take: `auth_timeout_s` to agree on TLS, and to show its token; `message_timeout_s` to send a
     message; `idle_timeout_s` between two, while none of its requests is open, 0: for ever;
@@ -23,6 +24,7 @@ class SocketOptions:
     max_connections: int = 32
     max_connections_per_peer: int = 32
     keep_alive: bool = False
+    idle_exit_s: float | None = None
     first_client_timeout_s: float | None = None
     auth_timeout_s: float = 10.0
     message_timeout_s: float = 60.0

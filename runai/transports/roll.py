@@ -20,15 +20,27 @@ class StopReason(Enum):
 
     CLIENT_LEFT = "the last client left"
     NOBODY_CAME = "nobody came"
+    IDLE = "nobody was there for a while"
     STOPPED = "it was told to stop"
 
 
 class Roll(Generic[C]):
-    """Every method may be called from any thread. Times are absolute, in seconds."""
+    """Every method may be called from any thread. Times are absolute, in seconds.
 
-    def __init__(self, *, keep_alive: bool, first_client_by: float | None) -> None:
+    `idle_exit_s`: end when nobody was there so long, and for no other reason; None: as said above.
+    """
+
+    def __init__(
+        self,
+        *,
+        keep_alive: bool,
+        first_client_by: float | None,
+        idle_exit_s: float | None = None,
+    ) -> None:
         self._keep_alive = keep_alive
         self._first_client_by = first_client_by
+        self._idle_exit_s = idle_exit_s
+        self._idle_since: float | None = None
         self._lock = threading.Lock()  # guards all below
         self._present: set[C] = set()
         self._counted: set[C] = set()
@@ -72,14 +84,23 @@ class Roll(Generic[C]):
     def time_left(self, now: float) -> float | None:
         """Until the reason to end may change by itself; None: not before somebody moves."""
         with self._lock:
+            if self._idle_exit_s is not None:
+                since = self._idle_since
+                return None if since is None else max(since + self._idle_exit_s - now, 0.0)
             if self._first_client_by is None or self._counted or self._somebody_left:
                 return None
             return max(self._first_client_by - now, 0.0)
 
     def reason_to_end(self, now: float) -> StopReason | None:
+        """To be asked whenever somebody has moved, and when `time_left` is over."""
         with self._lock:
             if self._counted:
+                self._idle_since = None
                 return None
+            if self._idle_exit_s is not None:
+                if self._idle_since is None:
+                    self._idle_since = now
+                return StopReason.IDLE if now - self._idle_since >= self._idle_exit_s else None
             if self._somebody_left:
                 return None if self._keep_alive else StopReason.CLIENT_LEFT
             late = self._first_client_by is not None and now >= self._first_client_by

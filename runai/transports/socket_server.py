@@ -68,6 +68,7 @@ class SocketServer:
         wait_s = self._options.first_client_timeout_s
         self._roll: Roll[Member] = Roll(
             keep_alive=self._options.keep_alive,
+            idle_exit_s=self._options.idle_exit_s,
             first_client_by=None if wait_s is None else time.monotonic() + wait_s,
         )
         try:

@@ -77,6 +77,16 @@ def test_an_observer_is_nobody_who_came(serve: Serve) -> None:
     assert running.reason() is StopReason.NOBODY_CAME
 
 
+def test_a_server_that_sleeps_when_idle_outlives_its_last_client_for_a_while(
+    serve: Serve,
+) -> None:
+    running = serve(keep_alive=False, idle_exit_s=0.3)
+    for _ in range(2):
+        with running.client() as client:
+            assert client.ask(generate())["type"] == "completed"
+    assert running.reason() is StopReason.IDLE
+
+
 def connect_when_free(running: Running) -> RawClient:
     """Tries again while there is no seat, as clients do."""
     until = time.monotonic() + PATIENCE_S

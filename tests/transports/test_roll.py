@@ -7,8 +7,13 @@ import pytest
 from runai.transports.roll import Roll, StopReason
 
 
-def roll(*, keep_alive: bool = False, first_client_by: float | None = None) -> Roll[str]:
-    return Roll(keep_alive=keep_alive, first_client_by=first_client_by)
+def roll(
+    *,
+    keep_alive: bool = False,
+    first_client_by: float | None = None,
+    idle_exit_s: float | None = None,
+) -> Roll[str]:
+    return Roll(keep_alive=keep_alive, first_client_by=first_client_by, idle_exit_s=idle_exit_s)
 
 
 def test_without_a_time_set_a_server_waits_for_ever() -> None:
@@ -75,3 +80,25 @@ def test_those_who_left_are_named_once() -> None:
     busy.leave("a")
     assert busy.take_gone() == ["a"]
     assert busy.take_gone() == []
+
+
+@pytest.mark.parametrize("keep_alive", [False, True])
+def test_who_is_to_end_when_idle_ends_then_and_not_before(keep_alive: bool) -> None:
+    waiting = roll(keep_alive=keep_alive, idle_exit_s=60.0)
+    assert waiting.reason_to_end(100.0) is None
+    assert waiting.time_left(110.0) == 50.0
+    waiting.enter("a")
+    assert waiting.reason_to_end(150.0) is None
+    assert waiting.time_left(200.0) is None
+    waiting.leave("a")
+    assert waiting.reason_to_end(300.0) is None
+    assert waiting.reason_to_end(359.9) is None
+    assert waiting.time_left(359.0) == 1.0
+    assert waiting.reason_to_end(360.0) is StopReason.IDLE
+
+
+def test_an_observer_keeps_nobody_from_being_idle() -> None:
+    waiting = roll(idle_exit_s=60.0)
+    assert waiting.reason_to_end(0.0) is None
+    waiting.enter("a", counts=False)
+    assert waiting.reason_to_end(60.0) is StopReason.IDLE

@@ -129,6 +129,10 @@ class Settings:
     max_client_connections: int = _row(32, whole(1, 4096), "clients at the same time")
     keep_alive: bool = _row(False, SWITCH, "go on when the last client has left")
     max_message_bytes: int = _row(64 * MIB, whole(1024, word="BYTES"), "largest message read")
+    max_json_depth: int = _row(32, whole(8, 256), "how deeply a message may be nested")
+    max_input_pixels: int = _row(
+        4096 * 4096, whole(64 * 64, 2**27), "largest picture read: width × height"
+    )
     max_pixels: int = _row(2048 * 2048, whole(64 * 64), "largest picture drawn: width × height")
     max_steps: int = _row(200, whole(1, 1000), "most steps a request")
     max_images: int = _row(16, whole(1, 64), "most images a request")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runai.cli import wiring
 from runai.errors import InvalidSetting
 from runai.schema.limits import Limits
 from runai.settings import ROWS, Settings, is_loopback, load
@@ -28,8 +29,7 @@ def test_without_anything_given_the_defaults_hold() -> None:
 
 
 def test_the_default_limits_are_those_of_the_schema() -> None:
-    settings = Settings()
-    assert Limits() == Limits(settings.max_pixels, settings.max_steps, settings.max_images)
+    assert wiring.limits(Settings()) == Limits()
 
 
 def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_every_setting_can_be_given_everywhere(tmp_path: Path) -> None:
         "watermark_missing": "WARN",
     }
     given = {name: texts.get(name, "64") for name in ROWS}
-    given |= {"max_message_bytes": "2048", "max_pixels": "4096"}
+    given |= {"max_message_bytes": "2048", "max_pixels": "4096", "max_input_pixels": "4096"}
     config = write(tmp_path / "all.toml", "".join(f'{k} = "{v}"\n' for k, v in given.items()))
     by_flag = load(given, {})
     assert by_flag == load({}, {ROWS[name].variable: value for name, value in given.items()})

@@ -12,6 +12,7 @@ nothing of what the settings are used for.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -77,7 +78,7 @@ def _read_seconds(text: str) -> float:
 def _read_host(text: str) -> str:
     """A host's name or address. The original's README wrote a URL here: see `_without_scheme`."""
     host = text.strip("[]")
-    if not host or re.search(r"[\s/@]", host) or host.count(":") == 1:
+    if not host.isprintable() or re.search(r"^$|[\s/@]", host) or host.count(":") == 1:
         raise ValueError
     return host
 
@@ -219,9 +220,10 @@ def load(
 
 def is_loopback(host: str) -> bool:
     """Whether only programs on this computer can reach `host`."""
-    if host in ("localhost", "::1"):
-        return True
-    return re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _from_flags(flags: Mapping[str, Any]) -> dict[str, _Found]:
@@ -266,7 +268,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise InvalidSetting(
             f"{path} cannot be read: {error.strerror}.", hint="Correct --config."
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidSetting(f"{path} is not TOML: {error}.", hint="Correct the file.") from None
 
 
@@ -278,11 +280,18 @@ def _read(row: Row, found: _Found, warn: Callable[[str], None]) -> Any:
         text = _without_scheme(text, found.place, warn)
     try:
         value = row.kind.read(text)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, RuntimeError):  # the last: ~ of somebody who has no home
         raise _wrong(row, found) from None
-    if row.kind is FOLDERS and not all(path.is_dir() for path in value):
+    if row.kind is FOLDERS and not all(map(_is_folder, value)):
         raise _wrong(row, found)
     return value
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # it may not be looked at, or no name is that long
+        return False
 
 
 def _without_scheme(text: str, place: str, warn: Callable[[str], None]) -> str:

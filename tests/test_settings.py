@@ -116,6 +116,9 @@ def test_timeout_means_three_attempts_of_three_seconds() -> None:
         ("host", ""),
         ("host", "a b"),
         ("host", "localhost:8080"),
+        ("host", "local\0host"),
+        ("model_base_path", "/a" + "b" * 300),
+        ("model_base_path", "~nobody-of-this-name/models"),
         ("model_base_path", "/nowhere/at/all"),
         ("model_base_path", ""),
     ],
@@ -144,6 +147,7 @@ def test_a_wrong_variable_is_named() -> None:
         ("port = [1]", "c.toml, port: '[1]' is not a whole number"),
         ("prot = 1", "c.toml: there is no setting 'prot'. Use one of: host, port,"),
         ("port = ", "c.toml is not TOML: "),
+        (f"port = {'[' * 5000}", "c.toml is not TOML: "),
     ],
 )
 def test_what_is_wrong_in_the_file_is_named(tmp_path: Path, text: str, complaint: str) -> None:
@@ -161,7 +165,10 @@ def test_a_value_of_a_place_that_is_overruled_may_be_wrong() -> None:
     assert load({"port": "1"}, {"RUNAI_PORT": "x"}).port == 1
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "example.org", "127.0.0.1.eu"])
+@pytest.mark.parametrize(
+    "host",
+    ["0.0.0.0", "192.168.1.2", "::", "example.org", "127.0.0.1.eu", "127.٠.٠.١", "127.0.0.256"],
+)
 def test_a_host_beyond_loopback_is_refused_with_the_reason(host: str) -> None:
     with pytest.raises(InvalidSetting) as caught:
         load({}, {"RUNAI_HOST": host})

@@ -9,6 +9,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import pickle
+import struct
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,12 @@ from typing import Any
 import hostile
 import odd_files
 import picture_files
-import torch
 from PIL import Image
 
+from runai.engine.pickles.forms import LEGACY_MAGIC
 from runai.schema.conversation import conversation
 from runai.wire.packets import encode
+from tests.fuzz.asked import SOUND
 
 CORPUS = Path(__file__).parent / "corpus"
 PIXEL = base64.b64encode(picture_files.written("PNG", Image.new("RGBA", (1, 1)))).decode()
@@ -87,6 +91,12 @@ def krita() -> Iterator[bytes]:
     yield b'"version":"v3","do_watermark":[],"img2img_scale":"nan"'
 
 
+def fields() -> Iterator[bytes]:
+    for number in range(len(SOUND)):
+        yield bytes([number])
+        yield bytes([number, *range(1, 40)])
+
+
 def pictures() -> Iterator[bytes]:
     small = Image.linear_gradient("L").resize((16, 8))
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
@@ -133,11 +143,15 @@ def safetensors() -> Iterator[bytes]:
 def model_files() -> Iterator[bytes]:
     yield from (len(one).to_bytes(8, "little") + one + odd_files.BYTES for one in safetensors())
     yield from (b"", b"<html>", b"GGUF", b"\x80\x02}.")
-    for zipped in (False, True):
-        file = io.BytesIO()
-        vectors = {"emb_params": torch.ones(1, 16), "name": "n"}
-        torch.save(vectors, file, _use_new_zipfile_serialization=zipped)
-        yield file.getvalue()
+    # torch's two forms, which it would write with other addresses and times in them each time
+    content = next(checkpoints())
+    start = b"".join(pickle.dumps(value, 2) for value in (LEGACY_MAGIC, 1001, {}))
+    yield start + content + pickle.dumps(["0"], 2) + struct.pack("<q", 16) + odd_files.BYTES
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr(zipfile.ZipInfo("archive/data.pkl"), content)
+        made.writestr(zipfile.ZipInfo("archive/data/0"), odd_files.BYTES)
+    yield archive.getvalue()
 
 
 def checkpoints() -> Iterator[bytes]:
@@ -170,8 +184,8 @@ def flags() -> Iterator[bytes]:
 
 
 MAKERS = (
-    wire, messages, krita, pictures, prompts, texts, model_files, safetensors, checkpoints, server,
-    events, toml, flags,
+    wire, messages, krita, fields, pictures, prompts, texts, model_files, safetensors, checkpoints,
+    server, events, toml, flags,
 )  # fmt: skip
 
 

@@ -49,6 +49,7 @@ from runai.settings import ROWS, is_loopback
 from runai.wire.connection import Connection, Role, WireEvent
 from runai.wire.packets import encode
 from tests.fuzz import packets
+from tests.fuzz.asked import KEYS, SOUND, VALUES
 
 Target = Callable[[bytes], None]
 PATIENCE_S = 10.0
@@ -131,6 +132,16 @@ def krita(data: bytes) -> None:
     with contextlib.suppress(UnicodeDecodeError):
         options = data.decode()
         messages(b'{"action":"img2img","options":{%b}}' % options.encode())
+
+
+def fields(data: bytes) -> None:
+    """Messages of sound form, some of whose fields hold what they should not."""
+    message = json.loads(json.dumps(SOUND[data[0] % len(SOUND)])) if data else {}
+    for where, key, value in zip(data[1::3], data[2::3], data[3::3], strict=False):
+        inner = message.get("options", message) if where % 8 else message
+        if isinstance(inner, dict):
+            inner[KEYS[key % len(KEYS)]] = VALUES[value % len(VALUES)]
+    messages(json.dumps(message).encode("ascii"))
 
 
 # --- pictures ----------------------------------------------------------------------------
@@ -311,7 +322,7 @@ def _check_settings(found: settings.Settings) -> None:
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
-        wire, messages, krita, pictures, prompts, texts, model_files, safetensors, checkpoints,
-        server, events, toml, flags,
+        wire, messages, krita, fields, pictures, prompts, texts, model_files, safetensors,
+        checkpoints, server, events, toml, flags,
     )
 }  # fmt: skip

@@ -1,18 +1,22 @@
-"""Messages of sound form, and what may stand in their fields instead."""
+"""Messages of sound form, a client's and a server's, and what may stand in their fields instead."""
 
 from __future__ import annotations
 
 import base64
+import json
 import math
 from typing import Any, get_args
 
 from PIL import Image
 
 from runai.engine import images
+from runai.schema.conversation import conversation
 from runai.schema.dialects import krita
+from runai.schema.events import ErrorBody, Event, Parameters, Picture
 from runai.schema.requests import Command
 
 PIXEL = base64.b64encode(images.write_small_png(Image.new("RGB", (1, 1)))).decode()
+_EVENTS = get_args(get_args(Event)[0])
 OPTIONS = (
     *krita.OPTIONS,
     *krita.MODEL_NAMES,
@@ -44,6 +48,14 @@ KEYS = sorted(
     {name for cls in get_args(Command) for name in cls.model_fields}
     | {option.key.replace("A_", f"{task}_") for option in OPTIONS for task in krita.TASKS}
     | {"action", "options", "pos_x", "pos_y", "versions", "a.b", "\ud800", ""}
+)
+SAID: list[dict[str, Any]] = [
+    json.loads(line[2:].replace("iVBORw0KGgo…", PIXEL))
+    for line in conversation().splitlines()
+    if line.startswith("←")
+]
+SAID_KEYS = sorted(
+    {name for cls in (*_EVENTS, Parameters, ErrorBody, Picture) for name in cls.model_fields}
 )
 _NUMBERS = (0, 1, -1, 8, 64, 65, 512, 2**31, 2**63, -(2**63), 2**64, 10**99, 0.5, -0.0, 1e308)
 _NO_NUMBERS = (math.inf, -math.inf, math.nan)

@@ -24,7 +24,7 @@ from PIL import Image
 from runai.engine.pickles.forms import LEGACY_MAGIC
 from runai.schema.conversation import conversation
 from runai.wire.packets import encode
-from tests.fuzz.asked import SOUND
+from tests.fuzz.asked import SAID, SOUND
 
 CORPUS = Path(__file__).parent / "corpus"
 PIXEL = base64.b64encode(picture_files.written("PNG", Image.new("RGBA", (1, 1)))).decode()
@@ -167,6 +167,12 @@ def events() -> Iterator[bytes]:
     yield from _lines("←")
 
 
+def answers() -> Iterator[bytes]:
+    for number in range(len(SAID)):
+        yield bytes([number])
+        yield bytes([number, *range(1, 13)])
+
+
 def server() -> Iterator[bytes]:
     yield b"".join(encode(line, 16) for line in _lines("←")[1:4])
     yield encode(b'{"type":"failed","error":{"code":"x","message":"m","hint":"h"}}', 16)
@@ -185,7 +191,7 @@ def flags() -> Iterator[bytes]:
 
 MAKERS = (
     wire, messages, krita, fields, pictures, prompts, texts, model_files, safetensors, checkpoints,
-    server, events, toml, flags,
+    server, events, answers, toml, flags,
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import io
 import itertools
 import json
@@ -16,7 +17,7 @@ import socket
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -49,7 +50,7 @@ from runai.settings import ROWS, is_loopback
 from runai.wire.connection import Connection, Role, WireEvent
 from runai.wire.packets import encode
 from tests.fuzz import packets
-from tests.fuzz.asked import KEYS, SOUND, VALUES
+from tests.fuzz.asked import KEYS, SAID, SAID_KEYS, SOUND, VALUES
 
 Target = Callable[[bytes], None]
 PATIENCE_S = 10.0
@@ -136,12 +137,17 @@ def krita(data: bytes) -> None:
 
 def fields(data: bytes) -> None:
     """Messages of sound form, some of whose fields hold what they should not."""
-    message = json.loads(json.dumps(SOUND[data[0] % len(SOUND)])) if data else {}
+    messages(json.dumps(_changed(SOUND, "options", KEYS, data)).encode("ascii"))
+
+
+def _changed(sound: Sequence[Any], nest: str, keys: Sequence[str], data: bytes) -> dict[str, Any]:
+    """The message that the first byte chooses, changed in the places that the others choose."""
+    message: dict[str, Any] = copy.deepcopy(sound[data[0] % len(sound)]) if data else {}
     for where, key, value in zip(data[1::3], data[2::3], data[3::3], strict=False):
-        inner = message.get("options", message) if where % 8 else message
+        inner = message.get(nest, message) if where % 8 else message
         if isinstance(inner, dict):
-            inner[KEYS[key % len(KEYS)]] = VALUES[value % len(VALUES)]
-    messages(json.dumps(message).encode("ascii"))
+            inner[keys[key % len(keys)]] = copy.deepcopy(VALUES[value % len(VALUES)])
+    return message
 
 
 # --- pictures ----------------------------------------------------------------------------
@@ -288,6 +294,12 @@ def events(data: bytes) -> None:
         server(encode(body, 16))
 
 
+def answers(data: bytes) -> None:
+    """The same, of messages of sound form, some of whose fields hold what they should not."""
+    message = _changed(SAID, ("error", "parameters")[len(data) % 2], SAID_KEYS, data)
+    server(encode(json.dumps(message).encode("ascii"), 16))
+
+
 # --- settings ----------------------------------------------------------------------------
 
 
@@ -323,6 +335,6 @@ TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
         wire, messages, krita, fields, pictures, prompts, texts, model_files, safetensors,
-        checkpoints, server, events, toml, flags,
+        checkpoints, server, events, answers, toml, flags,
     )
 }  # fmt: skip

@@ -15,7 +15,7 @@ KEPT = [path for name in TARGETS for path in sorted((CORPUS / name).iterdir())]
 COUNTS = {
     "wire": 1500, "messages": 4000, "krita": 3000, "fields": 1500, "pictures": 1500,
     "prompts": 400, "texts": 800, "model_files": 300, "safetensors": 300, "checkpoints": 300,
-    "server": 600, "events": 600, "toml": 400, "flags": 2000,
+    "server": 600, "events": 600, "answers": 500, "toml": 400, "flags": 2000,
 }  # fmt: skip
 
 

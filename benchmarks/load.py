@@ -17,6 +17,7 @@ import gc
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def draw(path: Path, place: Place, vocabulary: Path) -> None:
     while engine.is_busy():
         events += [event for _, event in engine.step()]
     done = time.perf_counter()
-    png = Path("/tmp/runai-full-size.png")
+    png = Path(tempfile.mkdtemp(), "full-size.png")
     png.write_bytes(events[-1].images[0].png)
     print(f"loaded in {loaded - began:.1f} s, drawn in {done - loaded:.1f} s: {png}")
     print(f"peak {_status('VmHWM') / 1e9:.2f} GB in all")

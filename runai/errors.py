@@ -10,6 +10,7 @@
     │   └── NotOffered              not_offered          known, and refused on purpose
     ├── LimitError                  limit                past a bound that the server states
     │   ├── MessageTooLarge         message_too_large    the message has too many bytes
+    │   ├── TooDeep                 too_deep             the message is nested too deeply
     │   ├── TooManyPixels           too_many_pixels      a picture is too large
     │   ├── TooManySteps            too_many_steps       too many denoising steps
     │   ├── TooManyImages           too_many_images      too many images in one request
@@ -112,6 +113,11 @@ class LimitError(RunAIError):
 class MessageTooLarge(LimitError):
     code = "message_too_large"
     default_hint = "Send smaller images, or start the server with a larger --max-message-bytes."
+
+
+class TooDeep(LimitError):
+    code = "too_deep"
+    default_hint = "Nest less deeply, or start the server with a larger --max-json-depth."
 
 
 class TooManyPixels(LimitError):

@@ -12,6 +12,7 @@ nothing of what the settings are used for.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ ATTEMPT_S = 3.0
 CONFIG_FILE = "runai/runai.toml"
 MODEL_BASE_PATH = Path("~/stablediffusion").expanduser()
 MIB = 1024 * 1024
-TOKEN_VARIABLE = "RUNAI_TOKEN"
+TOKEN_VARIABLE = "RUNAI_TOKEN"  # noqa: S105 (its name)
 MIN_TOKEN, MAX_TOKEN = 16, 1024
 
 
@@ -86,7 +87,7 @@ def _read_some_seconds(text: str) -> float:
 def _read_host(text: str) -> str:
     """A host's name or address. The original's README wrote a URL here: see `_without_scheme`."""
     host = text.strip("[]")
-    if not host or re.search(r"[\s/@]", host) or host.count(":") == 1:
+    if not host.isprintable() or re.search(r"^$|[\s/@]", host) or host.count(":") == 1:
         raise ValueError
     return host
 
@@ -184,6 +185,10 @@ class Settings:
         0.0, SECONDS, "end when no client was there so long, and not before; 0: see --keep-alive"
     )
     max_message_bytes: int = _row(64 * MIB, whole(1024, word="BYTES"), "largest message read")
+    max_json_depth: int = _row(32, whole(8, 256), "how deeply a message may be nested")
+    max_input_pixels: int = _row(
+        4096 * 4096, whole(64 * 64, 2**27), "largest picture read: width × height"
+    )
     max_pixels: int = _row(2048 * 2048, whole(64 * 64), "largest picture drawn: width × height")
     max_steps: int = _row(200, whole(1, 1000), "most steps a request")
     max_images: int = _row(16, whole(1, 64), "most images a request")
@@ -343,9 +348,10 @@ def read_token(
 
 def is_loopback(host: str) -> bool:
     """Whether only programs on this computer can reach `host`."""
-    if host in ("localhost", "::1"):
-        return True
-    return re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _from_flags(flags: Mapping[str, Any]) -> dict[str, _Found]:
@@ -390,7 +396,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise InvalidSetting(
             f"{path} cannot be read: {error.strerror}.", hint="Correct --config."
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidSetting(f"{path} is not TOML: {error}.", hint="Correct the file.") from None
 
 
@@ -402,11 +408,18 @@ def _read(row: Row, found: _Found, warn: Callable[[str], None]) -> Any:
         text = _without_scheme(text, found.place, warn)
     try:
         value = row.kind.read(text)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, RuntimeError):  # the last: ~ of somebody who has no home
         raise _wrong(row, found) from None
-    if row.kind is FOLDERS and not all(path.is_dir() for path in value):
+    if row.kind is FOLDERS and not all(map(_is_folder, value)):
         raise _wrong(row, found)
     return value
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # it may not be looked at, or no name is that long
+        return False
 
 
 def _without_scheme(text: str, place: str, warn: Callable[[str], None]) -> str:

@@ -22,7 +22,14 @@ HELLO = HelloEvent(
     protocol=1,
     state="ready",
     capabilities=Capabilities(
-        tasks=[], samplers=[], max_message_bytes=1, max_pixels=1, max_steps=1, max_images=1
+        tasks=[],
+        samplers=[],
+        max_message_bytes=1,
+        max_json_depth=1,
+        max_input_pixels=1,
+        max_pixels=1,
+        max_steps=1,
+        max_images=1,
     ),
 )
 

@@ -161,7 +161,7 @@ class Answering(BaseHTTPRequestHandler):
 
 
 def _described(name: str, content: bytes) -> dict[str, Any]:
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     row: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": blob}
     if len(content) >= LARGE:
         digest = hashlib.sha256(content).hexdigest()

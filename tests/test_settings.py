@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runai.cli import wiring
 from runai.errors import InvalidSetting
 from runai.schema.limits import Limits
 from runai.settings import ROWS, Settings, is_loopback, load
@@ -28,8 +29,7 @@ def test_without_anything_given_the_defaults_hold() -> None:
 
 
 def test_the_default_limits_are_those_of_the_schema() -> None:
-    settings = Settings()
-    assert Limits() == Limits(settings.max_pixels, settings.max_steps, settings.max_images)
+    assert wiring.limits(Settings()) == Limits()
 
 
 def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_every_setting_can_be_given_everywhere(tmp_path: Path) -> None:
         "watermark_missing": "WARN",
     }
     given = {name: texts.get(name, "63") for name in ROWS}
-    given |= {"max_message_bytes": "2048", "max_pixels": "4096"}
+    given |= {"max_message_bytes": "2048", "max_pixels": "4096", "max_input_pixels": "4096"}
     config = write(tmp_path / "all.toml", "".join(f'{k} = "{v}"\n' for k, v in given.items()))
     by_flag = load(given, {})
     assert by_flag == load({}, {ROWS[name].variable: value for name, value in given.items()})
@@ -123,6 +123,9 @@ def test_timeout_means_three_attempts_of_three_seconds() -> None:
         ("host", ""),
         ("host", "a b"),
         ("host", "localhost:8080"),
+        ("host", "local\0host"),
+        ("model_base_path", "/a" + "b" * 300),
+        ("model_base_path", "~nobody-of-this-name/models"),
         ("model_base_path", "/nowhere/at/all"),
         ("model_base_path", ""),
     ],
@@ -151,6 +154,7 @@ def test_a_wrong_variable_is_named() -> None:
         ("port = [1]", "c.toml, port: '[1]' is not a whole number"),
         ("prot = 1", "c.toml: there is no setting 'prot'. Use one of: host, port,"),
         ("port = ", "c.toml is not TOML: "),
+        (f"port = {'[' * 5000}", "c.toml is not TOML: "),
     ],
 )
 def test_what_is_wrong_in_the_file_is_named(tmp_path: Path, text: str, complaint: str) -> None:
@@ -168,7 +172,10 @@ def test_a_value_of_a_place_that_is_overruled_may_be_wrong() -> None:
     assert load({"port": "1"}, {"RUNAI_PORT": "x"}).port == 1
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "example.org", "127.0.0.1.eu"])
+@pytest.mark.parametrize(
+    "host",
+    ["0.0.0.0", "192.168.1.2", "::", "example.org", "127.0.0.1.eu", "127.٠.٠.١", "127.0.0.256"],
+)
 def test_a_host_beyond_loopback_is_refused_with_the_reason(host: str) -> None:
     with pytest.raises(InvalidSetting) as caught:
         load({}, {"RUNAI_HOST": host})

@@ -22,8 +22,8 @@ from runai.schema.events import Canceled, Completed, Failed
 from runai.schema.requests import GenerationRequest
 
 SETTINGS = (
-    *ASKING, "model_base_path", "max_message_bytes", "max_pixels", "max_steps", "max_images",
-    "device", "dtype", "max_batch", "log_level",
+    *ASKING, "model_base_path", "max_message_bytes", "max_input_pixels", "max_pixels", "max_steps",
+    "max_images", "device", "dtype", "max_batch", "log_level",
 )  # fmt: skip
 
 

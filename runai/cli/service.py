@@ -171,7 +171,9 @@ def _folder() -> Path:
 def _systemctl(*words: str, check: bool = True) -> str:
     command = ["systemctl", "--user", *words]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(  # noqa: S603 (words of our own)
+            command, capture_output=True, text=True, check=False
+        )
     except OSError:
         raise DependencyMissing(
             "This computer has no systemctl.",

@@ -47,7 +47,13 @@ def stay_offline() -> None:
 
 
 def limits(settings: Settings) -> Limits:
-    return Limits(settings.max_pixels, settings.max_steps, settings.max_images)
+    return Limits(
+        max_pixels=settings.max_pixels,
+        max_steps=settings.max_steps,
+        max_images=settings.max_images,
+        max_input_pixels=settings.max_input_pixels,
+        max_json_depth=settings.max_json_depth,
+    )
 
 
 def socket_options(settings: Settings) -> SocketOptions:

@@ -30,7 +30,9 @@ class Address:
         """Raises NoServer, NotTrusted, InvalidSetting for files that are no certificates."""
         try:
             plain = PlainStream(self._open(timeout_s))
-            return plain if self.unix_path or not self.trust else self._secured(plain, timeout_s)
+            if self.trust is None or self.unix_path is not None:
+                return plain
+            return self._secured(plain, self.trust, timeout_s)
         except OSError as error:  # ssl's errors among them
             reason = error.strerror or str(error)
             raise NoServer(f"No server answers on {self}: {reason}.") from None
@@ -51,12 +53,11 @@ class Address:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return opened
 
-    def _secured(self, plain: PlainStream, timeout_s: float) -> Stream:
+    def _secured(self, plain: PlainStream, trust: Trust, timeout_s: float) -> Stream:
         from runai.streams.contexts import secure_client
 
-        assert self.trust is not None
         try:
-            return secure_client(plain, self.trust, self.host, timeout_s)
+            return secure_client(plain, trust, self.host, timeout_s)
         except BaseException:
             plain.close()
             raise

@@ -75,7 +75,7 @@ class Client:
         """
         self._alive_link()
         with self._changed:
-            assert self._server is not None  # there was a link just now
+            assert self._server is not None  # noqa: S101 (for mypy: there was a link just now)
             return self._server
 
     def generate(self, request: GenerationRequest) -> Answers:
@@ -161,5 +161,5 @@ class Client:
         except BaseException:
             link.close()
             raise
-        assert isinstance(server, HelloEvent)  # it was asked for by kind
+        assert isinstance(server, HelloEvent)  # noqa: S101 (for mypy: asked for by kind)
         return link, server

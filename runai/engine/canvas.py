@@ -86,7 +86,8 @@ def prepare(model: LoadedModel, request: GenerationRequest, given: Given, limits
     if isinstance(request, TextToImage):
         own = Extent(model.size, model.size)
         return Canvas(_checked(chosen(request.width, request.height, own), limits))
-    assert given.picture is not None and given.extent is not None  # all other tasks have both
+    # all other tasks have both
+    assert given.picture is not None and given.extent is not None  # noqa: S101 (for mypy)
     if isinstance(request, Upscale):
         return _enlarging(model, given.picture, given.extent)
     canvas = Canvas(given.extent, request.strength)

@@ -8,7 +8,6 @@ loading will say what is wrong with it.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -17,9 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from runai.engine import detection, pickles
+from runai.engine import detection, images, pickles
 from runai.engine.archs import ARCHS, Arch
 from runai.engine.catalogue import Entry
 from runai.engine.detection.checkpoints import TOLD, UNET, VAE
@@ -126,11 +123,7 @@ def extent_of(request: GenerationRequest, native: int) -> Extent:
     """The size that will be drawn. Of a picture that cannot be read, the native one."""
     if isinstance(request, TextToImage):
         return chosen(request.width, request.height, Extent(native, native))
-    try:
-        with Image.open(io.BytesIO(request.image)) as picture:
-            given = Extent(*picture.size).floor()
-    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError):
-        given = Extent(native, native)
+    given = Extent(*(images.size(request.image) or (native, native))).floor()
     if isinstance(request, Upscale):
         return Extent(given.width * ENLARGED, given.height * ENLARGED)
     return chosen(request.width, request.height, given)

@@ -1,40 +1,106 @@
-"""File bytes to pictures and back. Pillow only; the pixels never touch a disk."""
+"""File bytes to pictures and back. Pillow only; the pixels never touch a disk.
+
+Whatever bytes a client sends as a picture: it is a picture of at most the pixels that the limits
+allow, or an InvalidImage or TooManyPixels, in bounded time and memory. What is not pixels is cut
+out of the file first (`bare`).
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import struct
+import warnings
 from typing import Any
 
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from runai.engine.bare import bared, orientation
 from runai.errors import InvalidImage, TooManyPixels
-from runai.schema.limits import Limits
+from runai.schema.codec import shortened
+from runai.schema.limits import INPUT_HINT, Limits
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 NEUTRAL = (127, 127, 127)  # what stands behind transparent pixels: zero for the VAE
+# what Pillow and its decoders raise for a damaged file
+FAULTS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+)
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 Picture = Image.Image
 
 
 def read(data: bytes, field: str, limits: Limits) -> Picture:
-    """A PNG, JPEG or WebP file's picture, upright.
+    """A PNG, JPEG or WebP file's picture, upright; of an animation the first one.
 
     Its size is checked before its pixels are unpacked. Raises InvalidImage, TooManyPixels.
     """
+    with warnings.catch_warnings():  # what they say of a client's picture is no news for a log
+        warnings.simplefilter("ignore")
+        return _read(data, field, limits)
+
+
+def _read(data: bytes, field: str, limits: Limits) -> Picture:
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image, exif = _opened(data)
     except Image.DecompressionBombError:
         raise TooManyPixels(
-            f"The picture has far more than {limits.max_pixels} pixels.", field=field
+            f"The picture has far more than {limits.max_input_pixels} pixels.",
+            hint=INPUT_HINT,
+            field=field,
         ) from None
-    except (OSError, ValueError, SyntaxError):
+    except UnidentifiedImageError:
         raise InvalidImage("These bytes are no PNG, JPEG or WebP picture.", field=field) from None
-    limits.check_size(*image.size, field=field)
+    except FAULTS as error:
+        raise _damaged(error, field) from None
+    limits.check_input(*image.size, field=field)
     try:
         image.load()
-        return ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
-        raise InvalidImage(f"The picture is damaged: {error}.", field=field) from None
+    except FAULTS as error:
+        raise _damaged(error, field) from None
+    return _upright(image, exif)
+
+
+def size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a file's picture as it lies there; None if it cannot be read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _opened(data)[0].size
+        except (*FAULTS, Image.DecompressionBombError):
+            return None
+
+
+def _opened(data: bytes) -> tuple[Picture, bytes]:
+    """The picture, not yet unpacked, and its EXIF."""
+    bare = bared(data)
+    image = Image.open(io.BytesIO(bare.data), formats=FORMATS)
+    return image, bare.exif or image.info.get("exif", b"")
+
+
+def _upright(image: Picture, exif: bytes) -> Picture:
+    """The picture alone, without the file it is from, turned as its EXIF says."""
+    turn = TURNS.get(orientation(exif))
+    return image.copy() if turn is None else image.transpose(turn)
+
+
+def _damaged(error: Exception, field: str) -> InvalidImage:
+    return InvalidImage(f"The picture is damaged: {shortened(str(error), 100)}.", field=field)
 
 
 def opaque(image: Picture) -> Picture:

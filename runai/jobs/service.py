@@ -80,6 +80,8 @@ class Service:
             tasks=list(TASKS),
             samplers=list(SAMPLERS),
             max_message_bytes=max_message_bytes,
+            max_json_depth=self.limits.max_json_depth,
+            max_input_pixels=self.limits.max_input_pixels,
             max_pixels=self.limits.max_pixels,
             max_steps=self.limits.max_steps,
             max_images=self.limits.max_images,

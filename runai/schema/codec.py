@@ -1,22 +1,37 @@
 """Bodies to messages to types, and back: the native protocol's reader and writer.
 
-`decode` gives the JSON object of a body (UTF-8 or plain ASCII), `parse_command` and
-`parse_event` the typed message, `encode` the bytes. A validation error of pydantic is
-turned into one of ours here, naming the first wrong field, what came and what is allowed.
+`decode` gives the JSON object of a body, `parse_command` and `parse_event` the typed message,
+`encode` the bytes. A validation error of pydantic is turned into one of ours here, naming the
+first wrong field, what came and what is allowed.
+
+A body is UTF-8, of which ASCII is a part; a byte order mark is passed over. Each key may stand
+in an object once, and a number has at most MAX_DIGITS characters. How many values there are, and
+how deeply they are nested, is looked at before anything is parsed. What Python writes beyond
+JSON (NaN, Infinity, half a surrogate pair) is read, and refused by the field that it is meant for.
 """
 
 from __future__ import annotations
 
 import json
 import reprlib
+from collections import Counter
+from itertools import accumulate
 from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from runai.errors import InvalidField, InvalidJSON, RequestError, RunAIError, UnknownAction
+from runai.errors import (
+    InvalidField,
+    InvalidJSON,
+    RequestError,
+    RunAIError,
+    TooDeep,
+    UnknownAction,
+)
 from runai.schema.events import Event
 from runai.schema.fields import RequestId
+from runai.schema.limits import Limits
 from runai.schema.requests import (
     TASKS,
     Cancel,
@@ -34,9 +49,11 @@ EVENT_TYPES = tuple(cls.model_fields["type"].default for cls in get_args(get_arg
 # validation errors that the value has no part in
 NOTHING_CAME = ("missing", "union_tag_not_found", "union_tag_invalid")
 MAX_FIELDS = 100
-MAX_VALUES = 100_000  # commas in prompts are counted too
+MAX_VALUES = 100_000  # commas and brackets in prompts are counted too
+MAX_DIGITS = 100
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+_NO_MARKS = bytes(set(range(256)) - set(b'"[]{}'))
 _IDS: TypeAdapter[str] = TypeAdapter(RequestId)
 _COMMANDS: dict[str, TypeAdapter[Any]] = {
     "hello": TypeAdapter(Hello),
@@ -48,20 +65,52 @@ _COMMANDS: dict[str, TypeAdapter[Any]] = {
 }
 
 
-def decode(body: bytes) -> dict[str, Any]:
-    """The JSON object in a body; InvalidJSON if it is anything else.
+def decode(body: bytes, max_depth: int = Limits.max_json_depth) -> dict[str, Any]:
+    """The JSON object in a body. Raises InvalidJSON if it is anything else, TooDeep.
 
     Parsing holds everybody up, and takes long for many small values, not for a few large ones.
     """
-    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+    if sum(map(body.count, (b",", b"[", b"]", b"{", b"}"))) > MAX_VALUES:
         raise InvalidJSON(f"The message has more than {MAX_VALUES} values.")
+    depth = _depth(body, max_depth)
+    if depth > max_depth:
+        raise TooDeep(f"The message is nested {depth} deep; at most {max_depth} are read.")
     try:
-        message = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        message = _DECODER.decode(body.decode("utf-8-sig"))
+    except ValueError as error:
         raise InvalidJSON(f"The message is not JSON: {error}.") from None
     if not isinstance(message, dict):
         raise InvalidJSON(f"The message is a JSON {type(message).__name__}, not an object.")
     return message
+
+
+def _depth(body: bytes, enough: int) -> int:
+    """How deeply a parser would go, at most; looked at closely if it may be more than `enough`."""
+    opened = body.count(b"[") + body.count(b"{")
+    if opened <= enough:
+        return opened
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # between two quotes that have no bracket between them nothing is in or out of a text
+    marks = plain.translate(None, _NO_MARKS).replace(b'""', b"")
+    outside = b"".join(marks.split(b'"')[::2])
+    return max(accumulate(1 if mark in b"[{" else -1 for mark in outside), default=0)
+
+
+def _number(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number has {len(text)} digits, more than {MAX_DIGITS}")
+    return int(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {shown(repeated)} stands twice in one object")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_number)
 
 
 def encode(message: BaseModel) -> bytes:

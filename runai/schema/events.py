@@ -44,7 +44,9 @@ class Capabilities(Model):
     tasks: list[str]
     samplers: list[str]
     max_message_bytes: int = Field(description="of a body, padding not counted")
-    max_pixels: int = Field(description="width × height of a picture")
+    max_json_depth: int = Field(description="objects and lists within each other, in a message")
+    max_input_pixels: int = Field(description="width × height of a picture that is sent")
+    max_pixels: int = Field(description="width × height of a picture that is drawn")
     max_steps: int = Field(description="`num_inference_steps` of a request")
     max_images: int = Field(description="`num_images` of a request")
 

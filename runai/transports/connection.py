@@ -219,7 +219,7 @@ class ClientConnection:
         message: dict[str, Any] = {}
         reply: Reply = native.REPLY
         try:
-            message = codec.decode(body)
+            message = codec.decode(body, self._service.limits.max_json_depth)
             reply = reply_to(message)
             spoken = understand(message)
             self._obey(spoken.command, spoken.reply)

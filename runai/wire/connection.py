@@ -185,12 +185,13 @@ class Connection:
             end = start + self._size
             if len(self._buffer) < end:
                 self._scanned = nul
-                return False
+                break
             if self._buffer[start:end] == self._eom:
                 self._scanned = start
                 return True
             self._scanned = end
-        self._scanned = len(self._buffer)
+        else:
+            self._scanned = len(self._buffer)
         if self._state is State.SKIPPING:
             self._drop(self._scanned - self._scanned % self._size)
         return False

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-import struct
-import zlib
+import resource
+import time
 from typing import Any
 
+import picture_files
 import pytest
 from drawn import as_png, photo
-from PIL import Image
+from picture_files import chunk, written
+from PIL import Image, ImageOps
 
 from runai.engine import images
 from runai.errors import InvalidImage, TooManyPixels
 from runai.schema.limits import Limits
 
-LIMITS = Limits(max_pixels=100 * 100)
+LIMITS = Limits(max_input_pixels=100 * 100)
 PARAMETERS: dict[str, Any] = {
     "prompt": "a circle — ein Kreis",
     "negative_prompt": "square",
@@ -56,22 +59,122 @@ def test_damaged_pictures_name_the_field(data: bytes) -> None:
     assert caught.value.field == "mask_image"
 
 
-def bomb(side: int) -> bytes:
-    """A PNG of a few bytes that claims `side` × `side` pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-
-
 @pytest.mark.parametrize("side", [101, 50_000])
 def test_a_picture_that_claims_too_many_pixels_is_not_unpacked(side: int) -> None:
-    with pytest.raises(TooManyPixels):
-        images.read(bomb(side), "image", LIMITS)
+    with pytest.raises(TooManyPixels, match=r"10000 (are read|pixels).*--max-input-pixels"):
+        images.read(picture_files.claiming(side), "image", LIMITS)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_may_have_as_many_pixels_as_are_read(form: str) -> None:
+    for width in (99, 100):
+        read = images.read(written(form, Image.new("RGB", (width, 100))), "image", LIMITS)
+        assert read.size == (width, 100)
+    with pytest.raises(TooManyPixels) as caught:
+        images.read(written(form, Image.new("RGB", (101, 100))), "mask_image", LIMITS)
+    assert caught.value.field == "mask_image"
+
+
+@pytest.mark.parametrize("name", picture_files.BOMBS)
+def test_a_bomb_is_a_picture_or_an_error_of_ours_soon_and_in_little_memory(name: str) -> None:
+    data = picture_files.BOMBS[name]()
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.thread_time()
+    with contextlib.suppress(InvalidImage, TooManyPixels):
+        assert images.opaque(images.read(data, "image", Limits())).mode == "RGB"
+    images.size(data)
+    assert time.thread_time() - start < 3  # on a busy machine; 0.3 s is usual
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 100 * 1024  # KiB
+
+
+@pytest.mark.parametrize("cut", [0.05, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize(
+    ("form", "how"),
+    [
+        ("PNG", {}),
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+    ],
+)
+def test_a_picture_that_was_cut_short_is_damaged(
+    form: str, how: dict[str, Any], cut: float
+) -> None:
+    whole = written(form, photo(90, 90), **how)
+    with pytest.raises(InvalidImage):
+        images.opaque(images.read(whole[: int(len(whole) * cut)], "image", LIMITS))
+
+
+# depth and type of colour of a PNG, a pixel (of less than 8 bits: as many as a byte holds) -> RGB
+SOLID: dict[str, tuple[int, int, bytes, bytes, tuple[int, int, int]]] = {
+    "1 bit": (1, 0, b"\xff", b"", (255, 255, 255)),
+    "2 bits": (2, 0, b"\xaa", b"", (170, 170, 170)),
+    "4 bits": (4, 0, b"\x33", b"", (51, 51, 51)),
+    "grey": (8, 0, b"\x07", b"", (7, 7, 7)),
+    "16 bits": (16, 0, b"\x80\x80", b"", (128, 128, 128)),
+    "grey and alpha": (8, 4, b"\x07\xff", b"", (7, 7, 7)),
+    "16 bits and alpha": (16, 4, b"\x07\x07\xff\xff", b"", (7, 7, 7)),
+    "RGB": (8, 2, b"\x01\x02\x03", b"", (1, 2, 3)),
+    "RGB of 16 bits": (16, 2, b"\x01\x01\x02\x02\x03\x03", b"", (1, 2, 3)),
+    "RGBA": (8, 6, b"\x01\x02\x03\xff", b"", (1, 2, 3)),
+    "RGBA of 16 bits": (16, 6, b"\x01\x01\x02\x02\x03\x03\xff\xff", b"", (1, 2, 3)),
+    "a palette": (8, 3, b"\x01", chunk(b"PLTE", b"\0\0\0\x01\x02\x03"), (1, 2, 3)),
+    "a palette of 1 bit": (1, 3, b"\xff", chunk(b"PLTE", b"\0\0\0\x01\x02\x03"), (1, 2, 3)),
+    "a transparent palette": (
+        8, 3, b"\x01", chunk(b"PLTE", b"\1\2\3\4\5\6") + chunk(b"tRNS", b"\xff\0"), images.NEUTRAL,
+    ),
+    "a transparent grey": (8, 0, b"\x07", chunk(b"tRNS", b"\0\x07"), images.NEUTRAL),
+    "another transparent grey": (8, 0, b"\x07", chunk(b"tRNS", b"\0\x08"), (7, 7, 7)),
+    "a transparent RGB": (8, 2, b"\1\2\3", chunk(b"tRNS", b"\0\1\0\2\0\3"), images.NEUTRAL),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("name", SOLID)
+def test_a_png_of_any_form_has_the_colours_that_it_says(name: str, interlaced: bool) -> None:
+    depth, colour, pixel, between, wanted = SOLID[name]
+    data = picture_files.solid(depth, colour, pixel, interlaced=interlaced, between=between)
+    picture = images.opaque(images.read(data, "image", LIMITS))
+    assert (picture.mode, picture.size, picture.getcolors()) == ("RGB", (8, 8), [(64, wanted)])
+
+
+def test_a_jpeg_for_printing_has_its_colours() -> None:
+    data = written("JPEG", Image.new("CMYK", (8, 8), (0, 255, 255, 0)), quality=100)
+    red, green, blue = images.opaque(images.read(data, "image", LIMITS)).getpixel((0, 0))
+    assert red > 250 and green < 5 and blue < 5
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("turned", range(10))
+def test_a_picture_is_turned_as_its_exif_says(form: str, turned: int, order: str) -> None:
+    data = written(form, photo(16, 24), exif=picture_files.exif(turned, order))
+    wanted = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    read = images.read(data, "image", LIMITS)
+    assert read.size == wanted.size
+    assert read.tobytes() == wanted.tobytes()
+
+
+def test_what_lies_beside_the_pixels_changes_none() -> None:
+    beside = [(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x/>"), (0xE2, b"ICC_PROFILE\0\1\1x")]
+    data = picture_files.jpeg_with(*(picture_files.segment(*pair) for pair in beside), b"\xff")
+    again = images.read(data, "image", LIMITS)
+    assert again.tobytes() == images.read(written("JPEG"), "image", LIMITS).tobytes()
+
+
+def test_of_an_animation_the_first_picture_is_read() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime")]
+    for form in ("PNG", "WEBP"):
+        how: dict[str, Any] = {"lossless": True} if form == "WEBP" else {}
+        data = written(form, frames[0], save_all=True, append_images=frames[1:], **how)
+        read = images.opaque(images.read(data, "image", LIMITS))
+        assert read.getcolors() == [(64, (255, 0, 0))]
+
+
+def test_a_picture_whose_size_cannot_be_told_has_none() -> None:
+    assert images.size(as_png(photo(24, 16))) == (24, 16)
+    assert images.size(b"hello") is images.size(picture_files.claiming(50_000)) is None
 
 
 def test_transparent_parts_show_grey() -> None:

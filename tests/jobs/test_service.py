@@ -354,13 +354,15 @@ def test_the_status_counts_clients_queued_and_running(serve: Serve) -> None:
 
 
 def test_hello_tells_the_limits_and_what_can_be_asked(serve: Serve) -> None:
-    service = serve(ScriptedEngine(), limits=Limits(max_pixels=7, max_steps=8, max_images=9))
+    limits = Limits(max_pixels=7, max_steps=8, max_images=9, max_input_pixels=10, max_json_depth=11)
+    service = serve(ScriptedEngine(), limits=limits)
     service.models()
     hello = service.hello(max_message_bytes=6)
     capabilities = hello.capabilities
     assert hello.state == "ready"
     assert (capabilities.max_message_bytes, capabilities.max_pixels) == (6, 7)
     assert (capabilities.max_steps, capabilities.max_images) == (8, 9)
+    assert (capabilities.max_input_pixels, capabilities.max_json_depth) == (10, 11)
     assert "outpaint" in capabilities.tasks
     assert "unipc" in capabilities.samplers
 

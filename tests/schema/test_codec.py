@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any, get_args
 
 import hypothesis.strategies as st
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from pydantic import BaseModel
 
-from runai.errors import InvalidField, InvalidJSON, RequestError, UnknownAction
+from runai.errors import InvalidField, InvalidJSON, RequestError, TooDeep, UnknownAction
 from runai.schema import codec
 from runai.schema.events import (
     Accepted,
@@ -67,6 +68,8 @@ EVENTS: list[Any] = [
             tasks=["txt2img"],
             samplers=["euler"],
             max_message_bytes=1,
+            max_json_depth=6,
+            max_input_pixels=5,
             max_pixels=2,
             max_steps=3,
             max_images=4,
@@ -134,8 +137,15 @@ def test_a_command_that_leaves_out_its_defaults_is_the_same_after_the_wire() -> 
         b"nonsense",
         b'{"a": 1} {"b": 2}',
         b"\xff\xfe\xff",
-        b"[" * 100_000,
-        b'{"n": ' + b"1" * 5000 + b"}",
+        b"[" * 32,
+        b'"',
+        b'{"n": ' + b"1" * 101 + b"}",
+        b'{"n": 1, "n": 1}',
+        b'{"options": {"mask": "", "mask": ""}}',
+        b'{"id": "\xed\xa0\x80"}',
+        '{"type": "status"}'.encode("utf-16"),
+        '{"type": "status"}'.encode("utf-16-be"),
+        '{"type": "status"}'.encode("utf-32"),
         b"[]",
         b"3",
         b'"text"',
@@ -153,6 +163,56 @@ def test_ascii_and_utf8_bodies_are_read_alike() -> None:
     message = {"prompt": "Grün 🟢"}
     plain = json.dumps(message).encode("ascii")
     assert codec.decode(plain) == codec.decode(json.dumps(message, ensure_ascii=False).encode())
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    assert codec.decode(b'\xef\xbb\xbf{"type": "status"}') == {"type": "status"}
+
+
+def test_a_number_has_as_many_digits_as_are_allowed_at_most() -> None:
+    longest = 10**codec.MAX_DIGITS - 1
+    assert codec.decode(b'{"n": %d}' % longest) == {"n": longest}
+    with pytest.raises(InvalidJSON, match=f"{codec.MAX_DIGITS + 1} digits"):
+        codec.decode(b'{"n": %d}' % (longest + 1))
+
+
+def nested(depth: int) -> bytes:
+    """Objects and lists within each other, and brackets in texts, which do not count."""
+    pairs = [(b'{"\\"[\\\\":', b"}"), (b"[", b"]")] * depth
+    opened, closed = zip(*pairs[:depth], strict=True)
+    return b"".join(opened) + b'"}]{[\\\\"' + b"".join(reversed(closed))
+
+
+@pytest.mark.parametrize("depth", [1, 7, 8])
+def test_a_message_may_be_nested_as_deeply_as_the_server_allows(depth: int) -> None:
+    assert codec.decode(nested(depth), 8) == json.loads(nested(depth))
+    assert codec.decode(nested(32)) == json.loads(nested(32))
+
+
+@pytest.mark.parametrize("body", [nested(9), b"[" * 9, b"}" + b'{"a":' * 20, b"[" * 100_000])
+def test_a_message_nested_more_deeply_is_refused_with_the_limit(body: bytes) -> None:
+    with pytest.raises(TooDeep, match=r"at most 8 .*--max-json-depth"):
+        codec.decode(body, 8)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1" * 400 + ".0"])
+@pytest.mark.parametrize(
+    "field", ["guidance_scale", "image_guidance_scale", "eta", "seed", "width", "num_images"]
+)
+def test_a_number_that_is_none_is_refused_by_its_field(field: str, number: str) -> None:
+    body = b'{"type":"generate","task":"txt2img","id":"a","%b":%b}'
+    with pytest.raises(InvalidField) as caught:
+        codec.parse_command(codec.decode(body % (field.encode(), number.encode())))
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("filler", [b'"', b'\\"', b"\\\\", b'""', b"\\", b":", b'"a'])
+def test_the_depth_of_a_large_body_is_found_quickly(filler: bytes) -> None:
+    body = b'{"a":' * 40 + filler * (2**25 // len(filler))
+    start = time.thread_time()
+    with pytest.raises(TooDeep):
+        codec.decode(body)
+    assert time.thread_time() - start < 5  # on a busy machine; 0.5 s is usual
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -307,7 +367,13 @@ def test_whatever_a_message_holds_it_is_a_command_or_a_request_error(
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"a":[' + b"[]," * 60_000 + b"[]]}", b'{"a":"' + b"," * 100_001 + b'"}']
+    "body",
+    [
+        b'{"a":[' + b"[]," * 60_000 + b"[]]}",
+        b'{"a":"' + b"," * 100_001 + b'"}',
+        b'{"a":"' + b"]" * 100_001 + b'"}',
+    ],
+    ids=lambda body: repr(body[:9]),
 )
 def test_a_message_of_very_many_values_is_not_parsed(body: bytes) -> None:
     with pytest.raises(InvalidJSON, match="values"):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from runai.errors import LimitError, TooManyImages, TooManyPixels, TooManySteps
 from runai.schema.limits import Limits
 from runai.schema.requests import GenerationRequest, ImageToImage, TextToImage
 
-LIMITS = Limits(max_pixels=512 * 512, max_steps=30, max_images=4)
+LIMITS = Limits(max_pixels=512 * 512, max_steps=30, max_images=4, max_input_pixels=100 * 100)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +48,19 @@ def test_what_is_past_a_bound_is_refused_with_both_numbers(
     assert sum(char.isdigit() for char in caught.value.message) >= 2
 
 
-def test_a_picture_that_came_can_be_checked_too() -> None:
-    with pytest.raises(TooManyPixels) as caught:
-        LIMITS.check_size(100_000, 100_000, field="image")
+@pytest.mark.parametrize(
+    ("check", "largest", "flag"),
+    [
+        (LIMITS.check_size, (512, 512), "--max-pixels"),
+        (LIMITS.check_input, (100, 100), "--max-input-pixels"),
+    ],
+)
+def test_what_is_drawn_and_what_is_read_have_bounds_of_their_own(
+    check: Callable[..., None], largest: tuple[int, int], flag: str
+) -> None:
+    width, height = largest
+    check(width, height - 1, field="image")
+    check(width, height, field="image")
+    with pytest.raises(TooManyPixels, match=rf"at most {width * height} .*{flag}\.") as caught:
+        check(width, height + 1, field="image")
     assert caught.value.field == "image"
-    LIMITS.check_size(512, 512, field="image")

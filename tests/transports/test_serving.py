@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from runai.schema.events import Completed, ModelInfo, Picture
+from runai.schema.limits import Limits
 from runai.testing.scripted import Fault, ScriptedEngine
 from tests.transports.clients import (
     LAST,
@@ -107,7 +108,7 @@ BODIES: dict[str, tuple[bytes, str, str | None]] = {
     "an empty message": (b"", "invalid_json", None),
     "half a message": (b'{"type": "gen', "invalid_json", None),
     "no UTF-8": (b'{"type": "\xff"}', "invalid_json", None),
-    "very deep": (b"[" * 100_000, "invalid_json", None),
+    "very deep": (b"[" * 100_000, "too_deep", None),
     "a list": (b"[1]", "invalid_json", None),
     "text": (b'"hello"', "invalid_json", None),
     "null": (b"null", "invalid_json", None),
@@ -276,6 +277,15 @@ def test_a_message_that_is_too_large_is_refused_and_the_next_is_served(serve: Se
         client.send(generate(prompt="a" * 1_000_000))
         assert client.receive_type("failed")["error"]["code"] == "message_too_large"
         assert client.ask(generate())["type"] == "completed"
+
+
+def test_a_message_is_nested_as_deeply_as_the_server_is_set_to(serve: Serve) -> None:
+    server = serve()
+    server.service.limits = Limits(max_json_depth=9)
+    with server.client() as client:
+        for depth, code in ((8, "invalid_json"), (9, "invalid_json"), (10, "too_deep")):
+            client.send_body(b"[" * depth + b"]" * depth)
+            assert client.receive_type("failed")["error"]["code"] == code
 
 
 def test_a_truncated_message_is_answered_to_who_still_reads(serve: Serve) -> None:

@@ -123,6 +123,15 @@ def test_a_message_that_is_too_large_is_not_kept_in_memory() -> None:
     assert len(connection._buffer) < PACKET + 1000
 
 
+def test_nor_is_one_that_always_ends_in_the_middle_of_a_packet_with_a_nul() -> None:
+    connection = server()
+    packet = b"a\0" + b"a" * (PACKET - 2)
+    for number in range(200):
+        piece = packet[:3] if number == 0 else packet[3:] + packet[:3]
+        feed(connection, [piece], then_eof=False)
+    assert len(connection._buffer) <= LIMIT + 3 * PACKET
+
+
 def test_a_client_reads_control_letters_as_a_body() -> None:
     connection = Connection(Role.CLIENT, PACKET, LIMIT)
     assert feed(connection, [QUIT + CANCEL + EOM]) == [Message(QUIT + CANCEL), Closed()]

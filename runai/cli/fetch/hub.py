@@ -165,7 +165,8 @@ def _asked(repository: Repository, file: RemoteFile, have: int) -> Iterator[http
 def _verify(part: Path, file: RemoteFile) -> None:
     size = part.stat().st_size
     # git hashes a blob with its length in front
-    digest = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % size)
+    blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    digest = hashlib.sha256() if file.sha256 else blob
     with part.open("rb") as source:
         while chunk := source.read(CHUNK_BYTES):
             digest.update(chunk)

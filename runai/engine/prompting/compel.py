@@ -175,7 +175,7 @@ def _said(text: str, at: int, weight: float, *, nested: bool) -> tuple[Fragment,
     if word:
         return Fragment(word[1], weight * _factor(word[2])), word.end()
     plain = (_INSIDE if nested else _OUTSIDE).match(text, at)
-    assert plain is not None  # there is something that is no space
+    assert plain is not None  # noqa: S101 (for mypy: here is no space)
     return Fragment(plain[0], weight), plain.end()
 
 

@@ -47,6 +47,7 @@ from runai.schema.events import Canceled, ErrorBody, Failed, Progress
 from runai.schema.limits import Limits
 from runai.schema.requests import Generate, PromptDialect, TextToImage
 from runai.settings import ROWS, is_loopback
+from runai.streams.plain import PlainStream
 from runai.wire.connection import Connection, Role, WireEvent
 from runai.wire.packets import encode
 from tests.fuzz import packets
@@ -274,7 +275,7 @@ def server(data: bytes) -> None:
     ours, theirs = socket.socketpair()
     ours.settimeout(PATIENCE_S)
     try:
-        link = Link(ours, 16)
+        link = Link(PlainStream(ours), 16)
         answers = link.submit(TextToImage(id="a"))
         with theirs, contextlib.suppress(OSError):
             theirs.sendall(data)

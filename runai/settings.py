@@ -105,6 +105,7 @@ FOLDERS = Kind(
 DEVICE = matching(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:N, mps", "DEVICE")
 DTYPE = matching("auto|fp32|fp16|bf16", "one of auto, fp32, fp16, bf16", "DTYPE")
 MISSING = matching("error|warn", "one of error, warn", "error|warn")
+LOG_FORMAT = matching("human|json", "one of human, json", "human|json")
 LEVEL = matching("debug|info|warning|error", "one of debug, info, warning, error", "LEVEL")
 
 
@@ -150,6 +151,10 @@ class Settings:
     insecure: bool = _row(False, SWITCH, "allow a host that other computers can reach")
     allow_convert: bool = _row(False, SWITCH, "let clients convert models, which writes files")
     log_level: str = _row("info", LEVEL, "debug, info, warning or error")
+    log_format: Literal["human", "json"] = _row(
+        "human", LOG_FORMAT, "lines to read, or one JSON object a line"
+    )
+    log_prompts: bool = _row(False, SWITCH, "let the log show prompts, which are private")
 
     @property
     def first_client_timeout_s(self) -> float | None:

@@ -60,18 +60,19 @@ def embedded(settings: Settings, make_engine: Callable[[], Engine] | None) -> It
 
     Its errors reach the client as answers, so its log stays silent but for level debug.
     """
-    logs.start("debug" if settings.log_level == "debug" else "critical")
     listeners = listener.bind(LOOPBACK, 0)
     own = replace(settings, host=LOOPBACK, keep_alive=True, timeout=False)
     # an engine that cannot be made needs no more than that: it fails every request
     service = wiring.service(own, make_engine, on_fatal=lambda error: None)
     server = SocketServer(listeners, service, wiring.socket_options(own))
     thread = threading.Thread(target=server.run, name="runai-embedded")
-    service.start()
-    thread.start()
-    try:
-        yield replace(own, port=server.port)
-    finally:
-        server.stop()
-        service.stop()
-        thread.join()
+    level = "debug" if settings.log_level == "debug" else "critical"
+    with logs.kept(level, settings.log_format, prompts=settings.log_prompts):
+        service.start()
+        thread.start()
+        try:
+            yield replace(own, port=server.port)
+        finally:
+            server.stop()
+            service.stop()
+            thread.join()

@@ -33,7 +33,15 @@ def serve(
 
     Raises the RunAIError that made the engine unusable, when one did.
     """
-    logs.start(settings.log_level)
+    with logs.kept(settings.log_level, settings.log_format, prompts=settings.log_prompts):
+        return _serve(listeners, settings, make_engine)
+
+
+def _serve(
+    listeners: Sequence[socket.socket],
+    settings: Settings,
+    make_engine: Callable[[], Engine] | None,
+) -> int:
     service = wiring.service(settings, make_engine, lambda error: ending.fail(error))
     server = SocketServer(listeners, service, wiring.socket_options(settings))
     ending = Ending(service, server, settings.grace_s)
@@ -81,6 +89,8 @@ class Ending:
             self._drainer.join()
 
     def exit_code(self, reason: StopReason) -> int:
+        if type(self._fatal) is RunAIError:  # of a fault whose text may quote a request
+            raise RunAIError("The engine broke; the log says where.")
         if self._fatal is not None:
             raise self._fatal
         if self._first_signal is not None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import runai
+from runai.cli import logs
 from runai.cli.abandoning import abandoned_when
 from runai.errors import DependencyMissing, RunAIError
 from runai.jobs.engine import Engine
@@ -73,6 +74,7 @@ def service(
         limits(settings),
         max_queued=settings.max_queued,
         on_fatal=on_fatal,
+        log_prompts=settings.log_prompts,
         conversion=functools.partial(conversion, settings) if settings.allow_convert else None,
     )
     return made
@@ -95,6 +97,7 @@ def torch_engine(settings: Settings) -> Engine:
             f"The engine cannot be imported: {error}.",
             hint="Install the package with all it needs: pip install runai.",
         ) from error
+    logs.adopt_libraries()
     return TorchEngine(
         settings.model_base_path,
         device=settings.device,

@@ -111,12 +111,15 @@ class Worker:
             return False
         finally:
             self._ledger.set_loaded()
+        self._ledger.timed(engine.take_timings())
         return not cold
 
     def _step(self, engine: Engine) -> None:
         self._drop_canceled(engine)
         try:
-            self._ledger.deliver(engine.step())
+            events = engine.step()
+            self._ledger.timed(engine.take_timings())
+            self._ledger.deliver(events)
         except Exception as error:  # noqa: BLE001 (whose is unknown: all of them failed)
             self._fail(engine, self._ledger.running_jobs(), error)
         if not engine.is_busy():
@@ -126,6 +129,7 @@ class Worker:
     def _fail(self, engine: Engine, jobs: list[Job], error: Exception) -> None:
         if not isinstance(error, RunAIError):
             log.error("Drawing failed.", exc_info=error)
+        self._ledger.timed(engine.take_timings())
         self._ledger.fail(jobs, as_error(error))
         for job in jobs:
             engine.drop(job.key)

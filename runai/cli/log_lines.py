@@ -42,7 +42,7 @@ class Lines(logging.Formatter):
         return "\n".join([line, *self._traceback(record)])
 
     def _sentence(self, record: logging.LogRecord) -> str:
-        if self._prompts or record.name.partition(".")[0] == OURS:
+        if self._prompts or is_ours(record):
             return record.getMessage()
         return f"A library said something at {_place(record.pathname, record.lineno)}."
 
@@ -71,6 +71,10 @@ class JsonLines(Lines):
         if frames := self._traceback(record):
             said["traceback"] = frames
         return json.dumps(said)
+
+
+def is_ours(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] == OURS
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from runai.cli.log_lines import JsonLines, Lines
+from runai.cli.log_lines import JsonLines, Lines, is_ours
 from runai.cli.log_output import Output
 
 FORMATS = {"human": Lines, "json": JsonLines}
@@ -29,7 +29,7 @@ class _ToStderr(logging.StreamHandler[Output]):
     def emit(self, record: logging.LogRecord) -> None:
         lost, self.stream.lost = self.stream.lost, 0
         if lost:
-            said = f"{lost} lines of the log were lost: nobody read them."
+            said = f"Lines that were lost, because nobody read the log: {lost}."
             notice = {"name": "runai", "levelno": logging.WARNING, "levelname": "WARNING"}
             super().emit(logging.makeLogRecord({**notice, "msg": said}))
             self.stream.lost += lost - 1 if self.stream.lost else 0
@@ -53,6 +53,8 @@ def kept(level: str, format_: str = "human", *, prompts: bool = False) -> Iterat
     """Within, records of `level` and above go to stderr, warnings of libraries among them."""
     output = _ToStderr(Output.of_process())
     output.setFormatter(FORMATS[format_](prompts=prompts, tracebacks=level == "debug"))
+    # what libraries have to say for debugging would be lines without a text
+    output.addFilter(lambda r: prompts or is_ours(r) or r.levelno >= logging.WARNING)
     root, level_before = logging.getLogger(), logging.getLogger().level
     root.addHandler(output)
     root.setLevel(level.upper())

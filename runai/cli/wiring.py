@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import runai
-from runai.cli import logs
+from runai.cli import logs, program
 from runai.cli.abandoning import abandoned_when
 from runai.errors import DependencyMissing, RunAIError
 from runai.jobs.engine import Engine
@@ -82,10 +82,8 @@ def service(
 
 def conversion(settings: Settings, asked: Convert) -> list[str]:
     """The command that does what a client asked for, beside the model and nowhere else."""
-    # a packaged program is its own interpreter
-    program = [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-m", "runai"]
     base = ["--model-base-path", as_text(settings.model_base_path)]
-    return [*program, "models", "convert", "--to", asked.form, *base, "--", asked.model]
+    return [*program.words(), "models", "convert", "--to", asked.form, *base, "--", asked.model]
 
 
 def torch_engine(settings: Settings) -> Engine:

@@ -8,6 +8,7 @@ text where prompts may be shown too. Pure.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import traceback
@@ -84,7 +85,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    given: dict[str, Any] = getattr(record, "fields", {})
+    given: dict[str, Any] = getattr(record, "fields", {}) if is_ours(record) else {}
     return {key: _short(value) for key, value in given.items() if key in ALLOWED}
 
 
@@ -111,11 +112,20 @@ def _plain(text: str) -> str:
 
 def _kind(error: BaseException, *, text: bool) -> str:
     """What kind of exception, and where it was raised."""
-    code = f"[{error.code}] " if isinstance(error, RunAIError) else ""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"at {_place(frames[-1].filename, frames[-1].lineno or 0)}" if frames else ""
     said = f": {error}" if text else ""
-    return f"{type(error).__name__} {code}{place}{said}".rstrip()
+    parts = (type(error).__name__, _code(error), place)
+    return " ".join(part for part in parts if part) + said
+
+
+def _code(error: BaseException) -> str:
+    """Ours, or the system's."""
+    if isinstance(error, RunAIError):
+        return f"[{error.code}]"
+    number = error.errno if isinstance(error, OSError) else None
+    name = errno.errorcode.get(number or 0)
+    return f"[{name}]" if name else ""
 
 
 def _place(path: str, line: int) -> str:

@@ -18,8 +18,6 @@ from runai.cli.log_lines import JsonLines, Lines, is_ours
 from runai.cli.log_output import Output
 
 FORMATS = {"human": Lines, "json": JsonLines}
-# they print themselves, unless they are told to pass on what they say
-LIBRARIES = ("diffusers", "transformers", "huggingface_hub")
 log = logging.getLogger("runai")
 
 
@@ -70,11 +68,12 @@ def kept(level: str, format_: str = "human", *, prompts: bool = False) -> Iterat
 
 
 def adopt_libraries() -> None:
-    """What they log goes the way of the log; call it once they are imported."""
-    for name in LIBRARIES:
-        library = logging.getLogger(name)
-        library.handlers.clear()
-        library.propagate = True
+    """Those that print what they log pass it on instead; call it once they are imported."""
+    known = list(logging.root.manager.loggerDict.values())
+    for library in (one for one in known if isinstance(one, logging.Logger)):
+        for printing in [one for one in library.handlers if type(one) is logging.StreamHandler]:
+            library.removeHandler(printing)
+            library.propagate = True
 
 
 @contextmanager

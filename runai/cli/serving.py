@@ -89,8 +89,6 @@ class Ending:
             self._drainer.join()
 
     def exit_code(self, reason: StopReason) -> int:
-        if type(self._fatal) is RunAIError:  # of a fault whose text may quote a request
-            raise RunAIError("The engine broke; the log says where.")
         if self._fatal is not None:
             raise self._fatal
         if self._first_signal is not None:

@@ -36,8 +36,9 @@ class Service:
     """Takes requests from any number of sessions and answers all of them.
 
     `make_engine` is called once, on the worker thread. If it raises, or the engine breaks,
-    every request fails with that error, and `on_fatal` is called with it on the worker
-    thread, outside of all locks; it may not call `stop`, which waits for that thread.
+    every request fails with that error, and `on_fatal` is called with it, or with one that
+    quotes no request, on the worker thread, outside of all locks; it may not call `stop`,
+    which waits for that thread.
     `max_open_per_session` bounds the requests whose last answer a client has not taken.
     `conversion`: the command that converts a model; None: clients may not ask for it.
     `log_prompts`: the log shows prompts; otherwise nothing of what clients wrote is in it but

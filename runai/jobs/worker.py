@@ -40,6 +40,7 @@ class Worker:
         self._ledger = ledger
         self._make_engine = make_engine
         self._on_fatal = on_fatal
+        self._came = False  # the engine
         self._thread = threading.Thread(target=self._run, name="runai-worker")
 
     def start(self) -> None:
@@ -62,10 +63,17 @@ class Worker:
         finally:
             self._ledger.engine_went(fatal)
         if fatal is not None:
-            self._on_fatal(fatal)
+            self._on_fatal(self._for_everybody(fatal))
+
+    def _for_everybody(self, fatal: RunAIError) -> RunAIError:
+        """Whoever is told may print it: once requests were drawn, a surprise may quote one."""
+        if self._came and type(fatal) is RunAIError:
+            return RunAIError("The engine broke; the log says where.")
+        return fatal
 
     def _work(self) -> None:
         engine = self._make_engine()
+        self._came = True
         try:
             self._ledger.engine_came(engine)
             while self._wait(engine):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import logging
 import re
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -230,6 +232,19 @@ def test_a_description_knows_no_prompt_and_no_picture() -> None:
     assert describe(request, prompts=True)["prompt"] == MARK
 
 
+def test_libraries_that_print_what_they_log_pass_it_on_instead(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    library = logging.getLogger("some.library")
+    library.addHandler(logging.StreamHandler(sys.__stderr__))
+    library.propagate = False
+    logs.adopt_libraries()
+    with logs.kept("info"):
+        library.error("about %s", MARK)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.search(r"error +some\.library: A library said something at tests/cli/test_logs", line)
+
+
 def test_every_stage_has_its_field() -> None:
     assert set(SECONDS) == set(MEANINGS)
     assert set(SECONDS.values()) < ALLOWED
@@ -268,6 +283,9 @@ def test_an_exception_is_shown_as_its_kind_and_place_and_where_it_came_from() ->
         record = record_of("Bad.", exc_info=(OSError, caught, caught.__traceback__))
     short = Lines(prompts=False, tracebacks=False).format(record)
     assert re.search(r"Bad\. OSError at tests/cli/test_logs\.py:\d+$", short)
+    no_space = OSError(errno.ENOSPC, MARK)
+    record_of_it = record_of("Bad.", exc_info=(OSError, no_space, None))
+    assert Lines(prompts=False, tracebacks=False).format(record_of_it).endswith("OSError [ENOSPC]")
     full = Lines(prompts=False, tracebacks=True).format(record)
     assert MARK not in full
     assert "raise KeyError(MARK)" in full  # the code, not the value

@@ -32,7 +32,12 @@ class Output:
     @classmethod
     def of_process(cls) -> Output:
         """A process that was started without one has none, whatever is number 2 by now."""
-        return cls(None if sys.__stderr__ is None else os.dup(sys.__stderr__.fileno()))
+        if sys.__stderr__ is None:
+            return cls(None)
+        try:
+            return cls(os.dup(sys.__stderr__.fileno()))
+        except (OSError, ValueError):  # closed since
+            return cls(None)
 
     def write(self, line: str) -> None:
         """Take a line, whole or not at all."""

@@ -156,3 +156,17 @@ def test_a_server_without_a_stderr_that_works_ends_as_ever(closed: bool, tmp_pat
         os.close(read)
         os.close(write)
     assert done.returncode == 3
+
+
+def test_a_stderr_that_was_never_there_or_is_closed_since_costs_the_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Path(os.devnull).open("w") as closed:
+        pass
+    for stream in (closed, None):
+        monkeypatch.setattr(sys, "__stderr__", stream)
+        output = Output.of_process()
+        output.write(LINE)
+        output.flush()
+        output.close()
+        assert output.lost == 1

@@ -99,11 +99,15 @@ def test_stages_are_timed_as_the_engine_says(serve: Serve) -> None:
     }
 
 
-def test_what_failed_is_timed_too(serve: Serve) -> None:
+def test_what_failed_is_timed_too(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     service = serve(ScriptedEngine(faults={"bad": Fault(ModelBroken("Half a file."))}))
     session = service.open_session()
-    session.submit(ask("bad"))
-    end_of(session, "bad")
+    with caplog.at_level(logging.INFO, "runai.jobs"):
+        session.submit(ask("bad"))
+        end_of(session, "bad")
+        service.stop()
+    (failed,) = [record.fields for record in caplog.records if record.msg == "Failed."]  # type: ignore[attr-defined]
+    assert (failed["code"], failed["load_s"]) == ("model_broken", SECONDS["load"])
     assert timings_of(service.status())["load"] == (1, SECONDS["load"])
 
 

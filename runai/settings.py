@@ -28,6 +28,7 @@ CONFIG_FILE = "runai/runai.toml"
 MODEL_BASE_PATH = Path("~/stablediffusion").expanduser()
 MIB = 1024 * 1024
 TOKEN_VARIABLE = "RUNAI_TOKEN"  # noqa: S105 (its name)
+UNIX_SCHEME = "unix:"
 MIN_TOKEN, MAX_TOKEN = 16, 1024
 
 
@@ -93,10 +94,10 @@ def _read_host(text: str) -> str:
 
 
 def _read_unix(text: str) -> str:
-    scheme, _, path = text.partition(":")
-    if scheme != "unix" or not path:
+    path = text.removeprefix(UNIX_SCHEME)
+    if not path or path == text:
         raise ValueError
-    return str(Path(path).expanduser())
+    return UNIX_SCHEME + str(Path(path).expanduser())
 
 
 def _read_file(text: str) -> Path:
@@ -136,6 +137,7 @@ FILE = Kind(_read_file, "a file that is there", "FILE")
 DEVICE = matching(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:N, mps", "DEVICE")
 DTYPE = matching("auto|fp32|fp16|bf16", "one of auto, fp32, fp16, bf16", "DTYPE")
 MISSING = matching("error|warn", "one of error, warn", "error|warn")
+LOG_FORMAT = matching("human|json", "one of human, json", "human|json")
 LEVEL = matching("debug|info|warning|error", "one of debug, info, warning, error", "LEVEL")
 
 
@@ -223,12 +225,16 @@ class Settings:
     )
     allow_convert: bool = _row(False, SWITCH, "let clients convert models, which writes files")
     log_level: str = _row("info", LEVEL, "debug, info, warning or error")
+    log_format: Literal["human", "json"] = _row(
+        "human", LOG_FORMAT, "lines to read, or one JSON object a line"
+    )
+    log_prompts: bool = _row(False, SWITCH, "let the log show prompts, which are private")
     token: str = field(default="", repr=False)  # no row: it is never on a command line
 
     @property
     def unix_path(self) -> Path | None:
         """The Unix socket that stands in for host and port."""
-        return Path(self.listen) if self.listen is not None else None
+        return Path(self.listen.removeprefix(UNIX_SCHEME)) if self.listen is not None else None
 
     @property
     def is_local(self) -> bool:
@@ -237,7 +243,7 @@ class Settings:
 
     def at(self, address: str, *, is_path: bool) -> Settings:
         """The same for an address, or a Unix socket's path, that somebody else has chosen."""
-        return replace(self, listen=address if is_path else None, host=address)
+        return replace(self, listen=UNIX_SCHEME + address if is_path else None, host=address)
 
     def check_reach(self, place: str) -> None:
         """Other computers come in, or are asked, with a token and TLS. Raises InvalidSetting.

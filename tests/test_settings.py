@@ -64,6 +64,8 @@ def test_every_setting_can_be_given_everywhere(tmp_path: Path) -> None:
         "insecure": "1",
         "allow_convert": "yes",
         "log_level": "debug",
+        "log_format": "json",
+        "log_prompts": "yes",
         "nsfw_filter_missing": "warn",
         "watermark_missing": "WARN",
     }

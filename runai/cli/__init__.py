@@ -1,9 +1,9 @@
 """The commands, and the composition root: the only room that knows all the others.
 
 `runai`, `runai serve` and `python -m runai` serve; `generate`, `models` and `status` are
-clients; `certificate` and `service` write files. One file per command, each with `run(words,
-make_engine) -> exit code`; a command's file is imported when it is asked for, so that serving does
-not wait for the others' imports.
+clients, `doctor` looks at the installation, `certificate` and `service` write files. One file per
+command, each with `run(words, make_engine) -> exit code`; a command's file is imported when it is
+asked for, so that serving does not wait for the others' imports.
 An error ends as one line on stderr, never as a traceback. Decides nothing about drawing.
 """
 
@@ -25,6 +25,7 @@ COMMANDS = {
     "generate": "draw a picture and save it",
     "models": "list the models",
     "status": "tell what the server is doing",
+    "doctor": "check the installation",
     "service": "have systemd start the server when somebody connects",
     "certificate": "make what it takes to share a server with other computers",
 }

@@ -68,7 +68,6 @@ def embedded(settings: Settings, make_engine: Callable[[], Engine] | None) -> It
 
     Its errors reach the client as answers, so its log stays silent but for level debug.
     """
-    logs.start("debug" if settings.log_level == "debug" else "critical")
     listeners = listener.bind(LOOPBACK, 0)
     own = replace(
         settings,
@@ -84,11 +83,13 @@ def embedded(settings: Settings, make_engine: Callable[[], Engine] | None) -> It
     gate = Gate(Keys(own.token))
     server = SocketServer(listeners, service, wiring.socket_options(own), gate)
     thread = threading.Thread(target=server.run, name="runai-embedded")
-    service.start()
-    thread.start()
-    try:
-        yield replace(own, port=server.port)
-    finally:
-        server.stop()
-        service.stop()
-        thread.join()
+    level = "debug" if settings.log_level == "debug" else "critical"
+    with logs.kept(level, settings.log_format, prompts=settings.log_prompts):
+        service.start()
+        thread.start()
+        try:
+            yield replace(own, port=server.port)
+        finally:
+            server.stop()
+            service.stop()
+            thread.join()

@@ -21,7 +21,8 @@ class ExitCode(IntEnum):
 MEANINGS = {
     ExitCode.OK: "The last client has left, or the server was told to stop and nothing was lost; "
     "for the other commands: done.",
-    ExitCode.FAILED: "It could not start (port busy, no torch, …), or the request failed.",
+    ExitCode.FAILED: "It could not start (port busy, no torch, …), the request failed, or "
+    "`doctor` found a problem.",
     ExitCode.USAGE: "A flag, variable, file setting or request parameter is wrong.",
     ExitCode.NOBODY_CAME: "No client came (`--timeout`).",
     ExitCode.INTERRUPTED: "Stopped by Ctrl-C (SIGINT), and work was canceled.",

@@ -33,7 +33,11 @@ def read(settings: Settings) -> Keys:
     return Keys(token, server_context(own, settings.tls_client_ca))
 
 
-def exposed(settings: Settings) -> list[Path]:
-    """Those of the secret files that other users of this computer can read."""
-    secret = [file for file in (settings.token_file, settings.tls_key) if file is not None]
-    return [file for file in secret if file.stat().st_mode & OTHERS]
+def secret(settings: Settings) -> list[Path]:
+    """The files whose content is nobody else's business."""
+    return [file for file in (settings.token_file, settings.tls_key) if file is not None]
+
+
+def is_exposed(file: Path) -> bool:
+    """Whether other users of this computer may read or write it."""
+    return bool(file.stat().st_mode & OTHERS)

@@ -16,7 +16,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from runai.cli import wiring
+from runai.cli import program
 from runai.cli.exit_codes import ExitCode
 from runai.cli.parser import Parser
 from runai.errors import DependencyMissing, InvalidSetting, SetupError
@@ -115,7 +115,7 @@ ACTIONS: dict[str, Callable[[Path, Namespace, Settings], int]] = {
 
 def units(arguments: Namespace, settings: Settings) -> dict[str, str]:
     """The files for systemd (systemd.socket(5), systemd.service(5)), by name."""
-    command = [*wiring.program(), "serve", *_flags(arguments, settings)]
+    command = [*program.words(), "serve", *_flags(arguments, settings)]
     filled = {
         "listen": "\n".join(f"ListenStream={address}" for address in _addresses(settings)),
         "command": " ".join(map(_quoted, command)),

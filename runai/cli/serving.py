@@ -41,7 +41,16 @@ def serve(
 
     Raises the RunAIError that made the engine unusable, when one did.
     """
-    logs.start(settings.log_level)
+    with logs.kept(settings.log_level, settings.log_format, prompts=settings.log_prompts):
+        return _serve(listeners, settings, make_engine, gate)
+
+
+def _serve(
+    listeners: Sequence[socket.socket],
+    settings: Settings,
+    make_engine: Callable[[], Engine] | None,
+    gate: Gate,
+) -> int:
     service = wiring.service(settings, make_engine, lambda error: ending.fail(error))
     server = SocketServer(listeners, service, wiring.socket_options(settings), gate)
     ending = Ending(service, server, settings.grace_s)
@@ -81,7 +90,7 @@ def reload(gate: Gate, settings: Settings) -> None:
 def _say_where(server: SocketServer, settings: Settings, gate: Gate) -> None:
     _warn_of_exposed(settings)
     if settings.listen:
-        log.info("Listening on the Unix socket %s.", settings.listen)
+        log.info("Listening on %s.", settings.listen)
         return
     log.info("Listening on %s, port %d, %s.", settings.host, server.port, gate.describe())
     if not settings.is_local:
@@ -90,7 +99,7 @@ def _say_where(server: SocketServer, settings: Settings, gate: Gate) -> None:
 
 
 def _warn_of_exposed(settings: Settings) -> None:
-    for file in keys.exposed(settings):
+    for file in filter(keys.is_exposed, keys.secret(settings)):
         log.warning("%s can be read by other users of this computer: chmod 600 it.", file)
 
 

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from runai.cli import wiring
 from runai.cli.exit_codes import ExitCode
 from runai.cli.parser import ASKING, Parser
 from runai.jobs.engine import Engine
-from runai.schema.events import Holdings, Status
-from runai.schema.units import bytes_text
+from runai.schema.events import Counters, Holdings, StageTimings, Status
+from runai.schema.units import bytes_text, seconds_text
+
+WATCH_S = 1.0
+CLEAR = "\x1b[H\x1b[2J"  # a terminal's screen
 
 
 def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
     parser = Parser("status", "Tell what the running server is doing.")
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--watch", action="store_true", help="again each second, until Ctrl-C")
     parser.add_settings(ASKING)
     arguments, settings = parser.read(words)
     with wiring.client(settings, observer=True) as client:
-        status = client.status()
-    if arguments.json:
-        print(status.model_dump_json(indent=2))
-        return ExitCode.OK
-    for line in _lines(status):
-        print(line)
+        _show(client.status(), json=arguments.json)
+        while arguments.watch:
+            time.sleep(WATCH_S)
+            status = client.status()
+            print(CLEAR if sys.stdout.isatty() else "", end="")
+            _show(status, json=arguments.json)
     return ExitCode.OK
+
+
+def _show(status: Status, *, json: bool) -> None:
+    lines = [status.model_dump_json(indent=2)] if json else _lines(status)
+    print("\n".join(lines), flush=True)
 
 
 def _lines(status: Status) -> Iterator[str]:
@@ -36,6 +47,8 @@ def _lines(status: Status) -> Iterator[str]:
     if status.memory is not None:
         yield f"plan     {status.memory.plan}: {status.memory.reason}"
     yield from _memory(status.holdings)
+    yield from _counted(status.counters)
+    yield from _timed(status.timings)
 
 
 def _memory(holdings: Holdings) -> Iterator[str]:
@@ -53,3 +66,33 @@ def _memory(holdings: Holdings) -> Iterator[str]:
     ):
         if size:
             yield f"         {bytes_text(size):>8}  {what}"
+
+
+def _counted(counters: Counters) -> Iterator[str]:
+    """What there was of; nothing is said of what there was not."""
+    c = counters
+    if c.accepted:
+        failed = sum(c.failed.values())
+        ends = f"{c.completed} completed, {failed} failed, {c.canceled} canceled"
+        yield f"requests {c.accepted}: {ends}"
+        yield f"drawn    {c.pictures} pictures, {c.steps} steps"
+    for name, codes in (("failed", c.failed), ("refused", c.refused)):
+        if codes:
+            yield f"{name:<8} {_by_code(codes)}"
+    if c.connections or c.connections_refused:
+        yield f"seats    {c.connections} given, {c.connections_refused} refused"
+    if c.received_bytes or c.sent_bytes:
+        traffic = f"{bytes_text(c.received_bytes)} received, {bytes_text(c.sent_bytes)} sent"
+        yield f"traffic  {traffic}"
+
+
+def _by_code(codes: Mapping[str, int]) -> str:
+    return ", ".join(f"{times} {code}" for code, times in sorted(codes.items()))
+
+
+def _timed(timings: Sequence[StageTimings]) -> Iterator[str]:
+    if timings:
+        yield f"{'stage':<8} {'times':>7} {'mean':>8} {'half in':>8} {'95 % in':>8}"
+    for t in timings:
+        took = " ".join(f"{seconds_text(s):>8}" for s in (t.mean_s, t.p50_s, t.p95_s))
+        yield f"  {t.stage:<6} {t.count:>7} {took}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import runai
+from runai.cli import logs, program
 from runai.cli.abandoning import abandoned_when
 from runai.client import Client
 from runai.errors import DependencyMissing, RunAIError
@@ -114,21 +115,16 @@ def service(
         max_open_per_session=settings.max_queued_per_client,
         max_unread_bytes=settings.max_unread_bytes,
         on_fatal=on_fatal,
+        log_prompts=settings.log_prompts,
         conversion=functools.partial(conversion, settings) if settings.allow_convert else None,
     )
     return made
 
 
-def program() -> list[str]:
-    """How to start this program again."""
-    # a packaged one is its own interpreter
-    return [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-m", "runai"]
-
-
 def conversion(settings: Settings, asked: Convert) -> list[str]:
     """The command that does what a client asked for, beside the model and nowhere else."""
     base = ["--model-base-path", as_text(settings.model_base_path)]
-    return [*program(), "models", "convert", "--to", asked.form, *base, "--", asked.model]
+    return [*program.words(), "models", "convert", "--to", asked.form, *base, "--", asked.model]
 
 
 def torch_engine(settings: Settings) -> Engine:
@@ -140,6 +136,7 @@ def torch_engine(settings: Settings) -> Engine:
             f"The engine cannot be imported: {error}.",
             hint="Install the package with all it needs: pip install runai.",
         ) from error
+    logs.adopt_libraries()
     return TorchEngine(
         settings.model_base_path,
         device=settings.device,

@@ -24,6 +24,7 @@ from runai.engine.loras import LoraShelf
 from runai.engine.pictures import Pictures
 from runai.engine.safety import Missing, SafetyFilter
 from runai.engine.starts import Sample
+from runai.engine.stopwatch import Stopwatch
 from runai.engine.watermark import Watermark
 from runai.errors import ModelError, OutOfMemory, RunAIError
 from runai.schema.events import (
@@ -37,6 +38,7 @@ from runai.schema.events import (
 )
 from runai.schema.limits import Limits
 from runai.schema.requests import GenerationRequest
+from runai.schema.stages import Spent
 
 MAX_ACTIVE_SAMPLES = 8
 COUNTED_SAMPLES = 2  # of one request: one for many pictures must not keep all others out
@@ -67,11 +69,13 @@ class TorchEngine:
         bases = [model_base_path] if isinstance(model_base_path, Path) else list(model_base_path)
         place = choose(device, dtype)
         self._max_batch = max_batch
+        self._stopwatch = Stopwatch()
         self._catalogue = Catalogue(bases, example_path)
         paths = self._catalogue.base_paths
+        timed = self._stopwatch.time
         self._cache = ModelCache(
-            lambda entry, place: loading.load(entry, place, paths),
-            loading.load_vae,
+            timed("load")(lambda entry, place: loading.load(entry, place, paths)),
+            timed("load")(loading.load_vae),
             place,
             max_bytes=max_memory,
             beside=lambda: sum(self._held_beside().values()),
@@ -86,7 +90,7 @@ class TorchEngine:
         self._admission = Admission(
             self._catalogue, self._shelf, self._filter, watermark, limits or Limits()
         )
-        self._pictures = Pictures(self._fitting, self._filter, watermark)
+        self._pictures = Pictures(self._fitting, self._filter, watermark, self._stopwatch)
         self._turn = 0
 
     # --- what there is ---------------------------------------------------------------
@@ -135,11 +139,12 @@ class TorchEngine:
         """Start the samples of a request; see Engine.admit."""
         entry, notes = self._admission.resolve(request)
         checked = self._admission.check(request, entry)
+        self._stopwatch.keys, timed = (key,), self._stopwatch.time("encode")
         drawing = self._fitting.begin(
             request,
             entry,
             self._admission.vae_of(request, entry),
-            lambda model, plan: self._admission.begin(key, request, checked, model, plan),
+            timed(lambda model, plan: self._admission.begin(key, request, checked, model, plan)),
         )
         drawing.notes = (*notes, *drawing.notes)
         for sample in drawing.samples:
@@ -156,8 +161,9 @@ class TorchEngine:
             return []
         batch = self._fitting.within(ready, active[ready[0]].plan)
         self._turn += 1
+        self._stopwatch.keys = tuple({active[s].key for s in batch})
         try:
-            with device_errors():
+            with self._stopwatch.time("step"), device_errors():
                 self._fitting.arrange(batch[0].model)
                 self._shelf.activate(batch[0].model, batch[0].loras)
                 step_loop.advance(batch, self._turn)
@@ -167,6 +173,10 @@ class TorchEngine:
             return self._fail({active[s].key for s in batch}, error)
         moved = {active[s].key: active[s] for s in batch}
         return [outcome for drawing in moved.values() for outcome in self._outcomes(drawing, batch)]
+
+    def take_timings(self) -> list[Spent]:
+        """See Engine.take_timings."""
+        return self._stopwatch.take()
 
     def drop(self, key: str) -> None:
         self._drawings.pop(key, None)
@@ -217,6 +227,7 @@ class TorchEngine:
             if not sample.done:
                 yield from ((drawing.key, p) for p in self._pictures.preview(drawing, index))
                 continue
+            self._stopwatch.keys = (drawing.key,)
             try:
                 self._pictures.complete(drawing, index)
             except RunAIError as error:

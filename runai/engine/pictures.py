@@ -12,7 +12,9 @@ from runai.engine import finish
 from runai.engine.drawing import PREVIEW_EVERY, Drawing
 from runai.engine.faults import device_errors
 from runai.engine.fitting import Fitting
+from runai.engine.images import Picture
 from runai.engine.safety import SafetyFilter
+from runai.engine.stopwatch import Stopwatch
 from runai.engine.watermark import Watermark
 from runai.errors import OutOfMemory, RunAIError
 from runai.schema.events import Preview
@@ -21,10 +23,13 @@ from runai.schema.events import Preview
 class Pictures:
     """Makes them, and keeps what it learns of a model for its previews."""
 
-    def __init__(self, fitting: Fitting, safety: SafetyFilter, watermark: Watermark) -> None:
+    def __init__(
+        self, fitting: Fitting, safety: SafetyFilter, watermark: Watermark, stopwatch: Stopwatch
+    ) -> None:
         self._fitting = fitting
         self._filter = safety
         self._watermark = watermark
+        self._stopwatch = stopwatch
         self._previewer = finish.Previewer()
 
     def complete(self, drawing: Drawing, index: int) -> None:
@@ -51,9 +56,15 @@ class Pictures:
 
     def _decode(self, drawing: Drawing, index: int) -> None:
         model, plan = drawing.model, drawing.plan
-        self._fitting.arrange(model)
-        picture = finish.decode(model, drawing.samples[index].latents, tiled=plan.tiled)
-        request, nsfw = drawing.request, False
+        with self._stopwatch.time("decode"):
+            self._fitting.arrange(model)
+            picture = finish.decode(model, drawing.samples[index].latents, tiled=plan.tiled)
+        with self._stopwatch.time("png"):
+            self._finish(drawing, index, picture)
+
+    def _finish(self, drawing: Drawing, index: int, picture: Picture) -> None:
+        """Check and mark it as the request wants, and keep it."""
+        model, request, nsfw = drawing.model, drawing.request, False
         if request.nsfw_filter and not model.entry.example:
             picture, nsfw = self._filter.check(picture)
         if request.watermark and not nsfw:

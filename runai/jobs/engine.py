@@ -12,6 +12,7 @@ from typing import Protocol
 
 from runai.schema.events import Holdings, JobEvent, Memory, ModelInfo, Unusable
 from runai.schema.requests import GenerationRequest
+from runai.schema.stages import Spent
 
 
 class Engine(Protocol):
@@ -43,6 +44,10 @@ class Engine(Protocol):
         Events carry the request's own id. A request's `completed` or `failed` is its last
         event, and it is no longer in the engine then. Does nothing when nothing is admitted.
         """
+        ...
+
+    def take_timings(self) -> Sequence[Spent]:
+        """How long what was done since the last call took, in order."""
         ...
 
     def drop(self, key: str) -> None:

@@ -12,13 +12,16 @@ threads: whoever calls it holds the ledger's lock.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 from runai.errors import RunAIError
+from runai.jobs.journal import picture_bytes
 from runai.schema.events import Canceled, Completed, Event, Failed
 from runai.schema.requests import GenerationRequest
+from runai.schema.stages import Stage
 
 
 class State(Enum):
@@ -46,13 +49,19 @@ ENDS: Mapping[type, State] = {
 
 @dataclass(eq=False)
 class Job:
-    """`key`: unique in this server. `client`: the number of the session that asked."""
+    """`key`: unique in this server. `client`: the number of the session that asked.
+
+    `accepted_at`: by the monotonic clock. `spent_s`: by stage, with others of its batches.
+    """
 
     key: str
     client: int
     request: GenerationRequest
     tag: object = None
     passed_over: int = 0
+    accepted_at: float = field(default_factory=time.monotonic)
+    steps: int = 0  # done, over all its pictures
+    spent_s: dict[Stage, float] = field(default_factory=dict)
     _state: State = field(default=State.QUEUED, repr=False)
 
     @property
@@ -62,8 +71,7 @@ class Job:
     @property
     def picture_bytes(self) -> int:
         """Of the pictures that came with the request."""
-        given = (getattr(self.request, name, None) for name in ("image", "mask_image"))
-        return sum(len(picture) for picture in given if picture is not None)
+        return picture_bytes(self.request)
 
     @property
     def is_over(self) -> bool:

@@ -6,6 +6,8 @@ and cancellations; the worker reads what to do and writes in what came of it. A 
 in the queue, in `running`, or over. Canceling is done at once, here: the client gets its last
 event, the job leaves the books, and its key is put on `_to_drop` for the worker to clear
 out of the engine before the next step. What the engine still says about it is not listened to.
+What happens is counted, timed and noted for the log too (`accounts`). The log is told after
+the lock is let go of: so what may begin, end or refuse a job is done within `open`.
 
 Methods take the lock themselves, except where they say that it must be held.
 """
@@ -14,9 +16,11 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from runai.errors import DuplicateId, QueueFull, RunAIError, ServerStopping
+from runai.jobs.accounts import Accounts
 from runai.jobs.engine import Engine
 from runai.jobs.job import Job
 from runai.jobs.outbox import Answer, Outbox
@@ -31,7 +35,9 @@ from runai.schema.events import (
     Loading,
     ServerState,
 )
+from runai.schema.limits import Limits
 from runai.schema.requests import GenerationRequest
+from runai.schema.stages import Spent
 
 MAX_QUEUED_BYTES = 2**30  # of pictures that came with requests which still wait
 
@@ -39,7 +45,14 @@ MAX_QUEUED_BYTES = 2**30  # of pictures that came with requests which still wait
 class Ledger:
     """See the module's theory of operation."""
 
-    def __init__(self, max_queued: int, max_open: int, max_unread_bytes: int) -> None:
+    def __init__(
+        self,
+        max_queued: int,
+        max_open: int,
+        max_unread_bytes: int,
+        *,
+        log_prompts: bool = False,
+    ) -> None:
         self.lock = threading.Lock()
         self.news = threading.Condition(self.lock)  # the engine came or went, or a job ended
         self._work = threading.Condition(self.lock)  # the worker has something to do
@@ -52,10 +65,20 @@ class Ledger:
         self.running: dict[str, Job] = {}
         self._to_drop: list[str] = []
         self.engine: Engine | None = None
+        self.accounts = Accounts(log_prompts=log_prompts)
         self.loading = ""  # the model that is being loaded
         self.fatal: RunAIError | None = None
         self.stopping = False  # no new work
         self.quitting = False  # no work at all: the worker is to end
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """The lock, held; what is noted meanwhile is in the log after it."""
+        try:
+            with self.lock:
+                yield
+        finally:
+            self.accounts.publish()
 
     # For sessions and the service; the lock is held.
 
@@ -71,14 +94,21 @@ class Ledger:
         outbox.close()
         self.outboxes.pop(outbox.client, None)
 
-    def add(self, outbox: Outbox, request: GenerationRequest, tag: object) -> None:
+    def add(self, outbox: Outbox, request: GenerationRequest, tag: object, limits: Limits) -> None:
         """Accept a request; raises a RunAIError that says why it is not taken."""
-        self._check(outbox, request)
+        try:
+            limits.check(request)
+            self._check(outbox, request)
+        except RunAIError as error:
+            self.accounts.refused(outbox.client, error, request)
+            raise
         job = Job(str(next(self._numbers)), outbox.client, request, tag)
         outbox.open[request.id] = job
         self.queue.push(job)
-        outbox.put(job, Accepted(id=request.id, position=self.queue.position(job)))
+        position = self.queue.position(job)
+        outbox.put(job, Accepted(id=request.id, position=position))
         self._work.notify()
+        self.accounts.accepted(job, position)
 
     def _check(self, outbox: Outbox, request: GenerationRequest) -> None:
         if self.fatal is not None:
@@ -160,6 +190,7 @@ class Ledger:
             self.queue.remove(job)
         job.end(event)
         self._tell(job, event)
+        self.accounts.ended(job, event)
         self.news.notify_all()
 
     def _tell(self, job: Job, event: JobEvent) -> None:
@@ -176,7 +207,7 @@ class Ledger:
 
     def engine_went(self, error: RunAIError | None) -> None:
         """No more drawing: what is left fails with `error`, or is canceled without one."""
-        with self.lock:
+        with self.open():
             self.engine, self.fatal, self.stopping = None, error, True
             for job in [*self.queue.order(), *self.running.values()]:
                 self._end(job, _last_event(job, error))
@@ -201,11 +232,12 @@ class Ledger:
             if not order:
                 return None
             job = choose(order, is_warm)
-            with self.lock:
+            with self.open():
                 if not job.is_over:  # canceled while the engine was asked
                     self.queue.take(job)
                     job.start()
                     self.running[job.key] = job
+                    self.accounts.started(job)
                     return job
 
     def set_loading(self, job: Job, model: str) -> None:
@@ -220,7 +252,7 @@ class Ledger:
 
     def deliver(self, events: Sequence[tuple[str, JobEvent]]) -> None:
         """Write in what a step gave; events of jobs that are over meanwhile are dropped."""
-        with self.lock:
+        with self.open():
             for key, event in events:
                 job = self.running.get(key)
                 if job is None:
@@ -228,11 +260,17 @@ class Ledger:
                 if isinstance(event, TERMINAL):
                     self._end(job, event)
                 else:
+                    self.accounts.told(job, event)
                     self._tell(job, event)
+
+    def timed(self, all_spent: Sequence[Spent]) -> None:
+        """Write in how long the engine took for what."""
+        with self.lock:
+            self.accounts.timed(all_spent, self.running)
 
     def fail(self, jobs: Sequence[Job], error: RunAIError) -> None:
         """The jobs' failure; those that are over meanwhile are left alone."""
-        with self.lock:
+        with self.open():
             for job in jobs:
                 if not job.is_over:
                     self._end(job, _last_event(job, error))

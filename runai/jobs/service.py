@@ -36,11 +36,14 @@ class Service:
     """Takes requests from any number of sessions and answers all of them.
 
     `make_engine` is called once, on the worker thread. If it raises, or the engine breaks,
-    every request fails with that error, and `on_fatal` is called with it on the worker
-    thread, outside of all locks; it may not call `stop`, which waits for that thread.
+    every request fails with that error, and `on_fatal` is called with it, or with one that
+    quotes no request, on the worker thread, outside of all locks; it may not call `stop`,
+    which waits for that thread.
     `max_open_per_session` bounds the requests whose last answer a client has not taken, and
     nothing more is drawn for one with more than `max_unread_bytes` of pictures untaken.
     `conversion`: the command that converts a model; None: clients may not ask for it.
+    `log_prompts`: the log shows prompts; otherwise nothing of what clients wrote is in it but
+    ids, and names of models and samplers. `counters`: for transports too.
     """
 
     def __init__(
@@ -53,9 +56,13 @@ class Service:
         max_unread_bytes: int = MAX_UNREAD_BYTES,
         on_fatal: Callable[[RunAIError], None] = lambda error: None,
         conversion: Words | None = None,
+        log_prompts: bool = False,
     ) -> None:
         self.limits = limits
-        self._ledger = Ledger(max_queued, max_open_per_session, max_unread_bytes)
+        self._ledger = Ledger(
+            max_queued, max_open_per_session, max_unread_bytes, log_prompts=log_prompts
+        )
+        self.counters = self._ledger.accounts.counters
         self._worker = Worker(self._ledger, make_engine, on_fatal)
         self._errands = Errands(conversion)
         self._started = time.monotonic()
@@ -99,6 +106,7 @@ class Service:
         with ledger.lock:
             engine, state, detail = ledger.engine, ledger.state, ledger.loading
             clients, queued, running = len(ledger.outboxes), len(ledger.queue), len(ledger.running)
+            timings = list(ledger.accounts.timings.as_events())
         return Status(
             state=state,
             detail=detail,
@@ -108,6 +116,8 @@ class Service:
             loaded_models=engine.loaded_models() if engine is not None else [],
             memory=engine.newest_memory() if engine is not None else None,
             holdings=engine.holdings() if engine is not None else Holdings(),
+            timings=timings,
+            counters=self.counters.as_event(),
             uptime_s=time.monotonic() - self._started,
         )
 
@@ -139,7 +149,7 @@ class Service:
         True if nothing had to be canceled.
         """
         ledger = self._ledger
-        with ledger.lock:
+        with ledger.open():
             ledger.stopping = True
             canceled = ledger.cancel_queued()
             ledger.news.notify_all()
@@ -151,7 +161,7 @@ class Service:
 
         Sessions stay open until what they are owed is taken; then `take` gives None.
         """
-        with self._ledger.lock:
+        with self._ledger.open():
             self._ledger.quit()
         self._errands.stop()
         self._worker.join()
@@ -172,13 +182,17 @@ class Session:
         Raises LimitError (among them QueueFull), DuplicateId or ServerStopping; else `accepted`
         is the request's first event.
         """
-        self._limits.check(request)
-        with self._ledger.lock:
-            self._ledger.add(self._outbox, request, tag)
+        with self._ledger.open():
+            self._ledger.add(self._outbox, request, tag, self._limits)
+
+    def refused(self, error: RunAIError) -> None:
+        """Count and log that a message could not be understood; `submit` does so for requests."""
+        with self._ledger.open():
+            self._ledger.accounts.refused(self._outbox.client, error, None)
 
     def cancel(self, request_id: str) -> bool:
         """End a request now; False if there is none of this id that is unanswered."""
-        with self._ledger.lock:
+        with self._ledger.open():
             job = self._outbox.open.get(request_id)
             if job is None or job.is_over:
                 return False
@@ -197,7 +211,7 @@ class Session:
             return bool(self._outbox.open)
 
     def cancel_all(self) -> None:
-        with self._ledger.lock:
+        with self._ledger.open():
             for job in list(self._outbox.open.values()):
                 self._ledger.cancel(job)
 
@@ -216,7 +230,7 @@ class Session:
 
         None when the session is closed, or finished and everything is taken.
         """
-        with self._ledger.lock:
+        with self._ledger.open():
             self._outbox.wait_readable()
             if self._outbox.is_done:
                 self._ledger.leave(self._outbox)
@@ -226,10 +240,10 @@ class Session:
 
     def finish(self) -> None:
         """No new requests: `take` gives None once all that is open is answered and taken."""
-        with self._ledger.lock:
+        with self._ledger.open():
             self._outbox.finish()
 
     def close(self) -> None:
         """The client is gone: cancel its jobs, end `take` and `post`. Idempotent."""
-        with self._ledger.lock:
+        with self._ledger.open():
             self._ledger.leave(self._outbox)

@@ -40,6 +40,7 @@ class Worker:
         self._ledger = ledger
         self._make_engine = make_engine
         self._on_fatal = on_fatal
+        self._came = False  # the engine
         self._thread = threading.Thread(target=self._run, name="runai-worker")
 
     def start(self) -> None:
@@ -62,10 +63,17 @@ class Worker:
         finally:
             self._ledger.engine_went(fatal)
         if fatal is not None:
-            self._on_fatal(fatal)
+            self._on_fatal(self._for_everybody(fatal))
+
+    def _for_everybody(self, fatal: RunAIError) -> RunAIError:
+        """Whoever is told may print it: once requests were drawn, a surprise may quote one."""
+        if self._came and type(fatal) is RunAIError:
+            return RunAIError("The engine broke; the log says where.")
+        return fatal
 
     def _work(self) -> None:
         engine = self._make_engine()
+        self._came = True
         try:
             self._ledger.engine_came(engine)
             while self._wait(engine):
@@ -111,12 +119,15 @@ class Worker:
             return False
         finally:
             self._ledger.set_loaded()
+        self._ledger.timed(engine.take_timings())
         return not cold
 
     def _step(self, engine: Engine) -> None:
         self._drop_canceled(engine)
         try:
-            self._ledger.deliver(engine.step())
+            events = engine.step()
+            self._ledger.timed(engine.take_timings())
+            self._ledger.deliver(events)
         except Exception as error:  # noqa: BLE001 (whose is unknown: all of them failed)
             self._fail(engine, self._ledger.running_jobs(), error)
         if not engine.is_busy():
@@ -126,6 +137,7 @@ class Worker:
     def _fail(self, engine: Engine, jobs: list[Job], error: Exception) -> None:
         if not isinstance(error, RunAIError):
             log.error("Drawing failed.", exc_info=error)
+        self._ledger.timed(engine.take_timings())
         self._ledger.fail(jobs, as_error(error))
         for job in jobs:
             engine.drop(job.key)

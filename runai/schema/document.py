@@ -60,6 +60,8 @@ EVENTS = (
     events.Memory,
     events.Holdings,
     events.Loaded,
+    events.StageTimings,
+    events.Counters,
 )
 RANGES = {
     "minimum": "≥ {}",

@@ -13,6 +13,7 @@ from pydantic import Field
 from runai.errors import RunAIError, all_errors
 from runai.schema.fields import ImageData, Model
 from runai.schema.requests import Lora, MemoryPlan, PromptDialect
+from runai.schema.stages import MEANINGS, Stage
 
 Version = Literal["v1", "v2", "xl"]
 Kind = Literal["model", "lora", "embedding", "vae"]
@@ -236,6 +237,34 @@ class Holdings(Model):
     prompt_cache_bytes: int = Field(0, description="of encoded prompts, kept for the next time")
 
 
+class StageTimings(Model):
+    """How long one stage of drawing took, since the server started."""
+
+    stage: Stage = Field(
+        description="; ".join(f"{name}: {what}" for name, what in MEANINGS.items())
+    )
+    count: int = Field(description="how often it was gone through")
+    mean_s: float
+    p50_s: float = Field(description="half of them took at most so long, to 5 %")
+    p95_s: float = Field(description="19 of 20 took at most so long, to 5 %")
+
+
+class Counters(Model):
+    """What there was since the server started. Each accepted request ends as one of three."""
+
+    accepted: int = Field(0, description="requests that were taken")
+    completed: int = Field(0, description="requests that ended with pictures")
+    canceled: int = Field(0, description="requests that were canceled, or whose client left")
+    failed: dict[str, int] = Field({}, description="accepted requests that failed, by error code")
+    refused: dict[str, int] = Field({}, description="messages that were not taken, by error code")
+    pictures: int = Field(0, description="finished ones")
+    steps: int = Field(0, description="denoising steps, of each picture for itself")
+    connections: int = Field(0, description="clients that got a seat, observers among them")
+    connections_refused: int = Field(0, description="clients for whom there was none")
+    received_bytes: int = Field(0, description="from clients")
+    sent_bytes: int = Field(0, description="to clients")
+
+
 class Status(Model):
     """Answer to `status`."""
 
@@ -248,6 +277,8 @@ class Status(Model):
     loaded_models: list[str] = Field(description="models in memory")
     memory: Memory | None = Field(None, description="the plan in force for the newest request")
     holdings: Holdings = Field(default_factory=Holdings, description="what is in memory")
+    timings: list[StageTimings] = Field([], description="of each stage there was anything of yet")
+    counters: Counters = Field(default_factory=Counters, description="since the start")
     uptime_s: float
 
 

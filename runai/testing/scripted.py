@@ -11,6 +11,7 @@ for. A test steers it in these ways:
 - `models_on_disk`, and `useless` files with the reasons why.
 - `capacity` and `max_loaded`: how many requests, and how many models, fit.
 - `rests`: what `rest` answers, in turn, once models are loaded; with the last one they go.
+- `SECONDS`: what it says that its work took, by stage.
 - `log`: what the engine was asked to do, in order, to assert on afterwards.
 
 It does not check that the pictures it gets can be read, and knows no LoRA and no samplers.
@@ -43,10 +44,19 @@ from runai.schema.events import (
     Unusable,
 )
 from runai.schema.requests import GenerationRequest, TextToImage, Upscale
+from runai.schema.stages import Spent, Stage
 
 PATIENCE_S = 20.0
 DEFAULT_STEPS = 20
 DEFAULT_SIDE = 64
+# what it says that its work took
+SECONDS: Mapping[Stage, float] = {
+    "load": 2.0,
+    "encode": 0.25,
+    "step": 0.5,
+    "decode": 0.125,
+    "png": 0.0625,
+}
 
 
 class Gate:
@@ -146,6 +156,7 @@ class ScriptedEngine:
     closed: bool = False
     _drawings: dict[str, _Drawing] = field(default_factory=dict)
     _loaded: list[str] = field(default_factory=list)
+    _spent: list[Spent] = field(default_factory=list)
 
     def is_warm(self, request: GenerationRequest) -> bool:
         return self.model_of(request) in self._loaded
@@ -166,11 +177,12 @@ class ScriptedEngine:
     def admit(self, key: str, request: GenerationRequest) -> None:
         self._note("admit", request.id)
         model = self.model_of(request)
-        self._load(model)
+        self._load(model, key)
         fault = self.faults.get(request.id)
         if fault is not None and fault.after_steps is None:
             raise fault.error
         self._drawings[key] = self._begin(request, model)
+        self._spend("encode", key)
 
     def step(self) -> Sequence[tuple[str, JobEvent]]:
         if not self._drawings:
@@ -179,6 +191,7 @@ class ScriptedEngine:
         self._note("step", ",".join(d.request.id for d in self._drawings.values()))
         for drawing in self._drawings.values():
             self._raise_if_scripted(drawing)
+        self._spend("step", *self._drawings)
         return [
             (key, event)
             for key, drawing in list(self._drawings.items())
@@ -199,6 +212,10 @@ class ScriptedEngine:
 
     def newest_memory(self) -> Memory | None:
         return None
+
+    def take_timings(self) -> Sequence[Spent]:
+        spent, self._spent = self._spent, []
+        return spent
 
     def drop(self, key: str) -> None:
         drawing = self._drawings.pop(key, None)
@@ -240,10 +257,14 @@ class ScriptedEngine:
         self.log.append((what, of))
         self.threads.add(threading.current_thread().name)
 
-    def _load(self, model: str) -> None:
+    def _spend(self, stage: Stage, *keys: str) -> None:
+        self._spent.append(Spent(stage, SECONDS[stage], keys))
+
+    def _load(self, model: str, key: str) -> None:
         if model not in self._loaded:
             self.loading_gate.enter()
             self._note("load", model)
+            self._spend("load", key)
             self._loaded = [*self._loaded, model][-self.max_loaded :]
 
     def _begin(self, request: GenerationRequest, model: str) -> _Drawing:
@@ -270,6 +291,9 @@ class ScriptedEngine:
             events += self._previews(drawing)
         if drawing.done == drawing.total:
             del self._drawings[key]
+            for _ in range(drawing.request.num_images):
+                self._spend("decode", key)
+                self._spend("png", key)
             events.append(self._completed(drawing))
         return events
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
+import signal
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from runai.cli import main
-from runai.schema.events import Holdings, Loaded, Memory
+from runai.client import Client
+from runai.schema.events import Completed, Holdings, Loaded, Memory
+from runai.schema.requests import TextToImage
+from runai.schema.units import seconds_text
 from runai.testing.scripted import ScriptedEngine
 
 Capture = pytest.CaptureFixture[str]
@@ -53,3 +59,69 @@ def test_status_tells_the_plan_in_force_and_what_is_in_memory(
         "           1.2 GB  NSFW filter",
         "             3 MB  encoded prompts",
     ]
+
+
+def draw(port: int) -> None:
+    with Client("127.0.0.1", port) as client:
+        for request_id in ("a", "b"):
+            request = TextToImage(id=request_id, num_images=2, num_inference_steps=3)
+            assert isinstance([*client.generate(request)][-1], Completed)
+        for model, steps in (("none", 3), ("", 999)):
+            request = TextToImage(id="c", model=model, num_inference_steps=steps)
+            assert [*client.generate(request)][-1].type == "failed"
+
+
+def test_status_tells_what_was_done_and_how_long_it_took(
+    running: Callable[..., Any], capsys: Capture
+) -> None:
+    with running(ScriptedEngine()) as port:
+        draw(port)
+        assert main(["status", "--port", str(port)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("requests"))
+    assert lines[first : first + 4] == [
+        "requests 3: 2 completed, 1 failed, 0 canceled",
+        "drawn    4 pictures, 12 steps",
+        "failed   1 model_not_found",
+        "refused  1 too_many_steps",
+    ]
+    table = [line for line in lines[first + 4 :] if not line.startswith(("seats", "traffic"))]
+    assert table[0].split() == ["stage", "times", "mean", "half", "in", "95", "%", "in"]
+    assert re.fullmatch(r"  queue +3 .* ms +.* ms +.* ms", table[1])
+    assert table[2:] == [
+        "  load         1   2.00 s   2.00 s   2.00 s",
+        "  encode       2   250 ms   250 ms   250 ms",
+        "  step         6   500 ms   500 ms   500 ms",
+        "  decode       4   125 ms   125 ms   125 ms",
+        "  png          4  62.5 ms  62.5 ms  62.5 ms",
+    ]
+
+
+def test_json_has_everything(running: Callable[..., Any], capsys: Capture) -> None:
+    with running(ScriptedEngine()) as port:
+        draw(port)
+        assert main(["status", "--port", str(port), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["counters"]["refused"] == {"too_many_steps": 1}
+    assert {t["stage"]: t["count"] for t in said["timings"]}["step"] == 6
+
+
+def test_watching_goes_on_until_it_is_stopped(
+    running: Callable[..., Any], start: Callable[..., Any]
+) -> None:
+    with running(ScriptedEngine()) as port:
+        child = start("-m", "runai", "status", "--watch", "--port", str(port))
+        for _ in range(2):
+            assert child.process.stdout.readline().startswith("state ")
+            while child.process.stdout.readline()[:6] != "memory":
+                continue
+        child.signal(signal.SIGINT)
+        assert child.end() == 130
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0.0 ms"), (0.0123, "12.3 ms"), (0.25, "250 ms"), (1.5, "1.50 s"), (75.4, "75 s")],
+)
+def test_seconds_are_written_as_people_read_them(seconds: float, text: str) -> None:
+    assert seconds_text(seconds) == text

@@ -329,7 +329,8 @@ def _check_settings(found: settings.Settings) -> None:
     if is_loopback(found.host):
         assert found.host == "localhost" or ipaddress.ip_address(found.host).is_loopback
     for name, row in ROWS.items():
-        row.kind.read(settings.as_text(getattr(found, name)))
+        value = getattr(found, name)
+        assert value is None or row.kind.read(settings.as_text(value)) == value
 
 
 TARGETS: dict[str, Target] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -132,3 +133,19 @@ def test_it_writes_nothing_but_the_probes_of_torch_in_the_temporary_folder(trace
 
 def test_a_request_writes_nothing_at_all(trace: Trace) -> None:
     assert [path for at, path in writes(trace) if trace.first < at < trace.last] == []
+
+
+def test_the_doctor_connects_to_nothing_but_the_own_port(base: Path, tmp_path: Path) -> None:
+    need("strace")
+    log = tmp_path / "calls"
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    watched = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", str(log), "-e", "trace=connect"]
+    words = ["doctor", "--port", str(port), "--device", "cpu", "--model-base-path", str(base)]
+    command = [*watched, sys.executable, "-m", "runai", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    connects = [line for line in log.read_text().splitlines() if "AF_INET" in line]
+    assert connects, "the port was tried"
+    assert [c for c in connects if f"htons({port})" not in c] == []

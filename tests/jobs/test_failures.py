@@ -202,6 +202,17 @@ def test_an_engine_that_cannot_be_made_fails_what_waits_and_what_comes() -> None
     assert len(watched.errors) == 1
 
 
+def test_a_surprise_before_there_is_an_engine_is_told_with_its_text() -> None:
+    def make() -> Engine:
+        raise RuntimeError("the driver is too old")
+
+    watched = Watched(make)
+    watched.service.start()
+    watched.wait()
+    watched.service.stop()
+    assert "the driver is too old" in watched.errors[0].message
+
+
 def test_an_engine_that_breaks_for_good_fails_everything_and_says_so() -> None:
     engine = Broken()
     watched = Watched(lambda: engine)
@@ -211,6 +222,9 @@ def test_an_engine_that_breaks_for_good_fails_everything_and_says_so() -> None:
     assert watched.wait() == "internal"
     ends = ends_of(watched.session, "a", "b")
     assert [code_of(end) for end in ends.values()] == ["internal", "internal"]
+    # its clients hear all of it; who is told may print it, and it could quote a request
+    assert "the device is lost" in str(ends["a"])
+    assert "the device is lost" not in str(watched.errors[0])
     assert engine.closed
     watched.service.stop()
 

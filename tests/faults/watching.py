@@ -1,0 +1,227 @@
+"""What holds after a fault, whatever it was, and the table of all faults.
+
+A fault happens within `survived` or `ended`, which give a `Watch`: the test asks through its
+clients, and they keep account of what they are told. Afterwards it is checked that
+
+- every request that was accepted got exactly one last answer;
+- the next request, of a new client, is completed;
+- the same threads live as before, no more descriptors are open, and memory did not grow by more
+  than `MAX_GROWTH_BYTES` (in this process the tests' own is counted too);
+
+or, of a server that is to end, that it did so with the exit code that it should have. Each fault
+is a row of the table, also when the check fails; RUNAI_FAULT_TABLE=FILE writes it as markdown.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from runai.client import Client
+from runai.schema.codec import parse_task
+from runai.schema.events import Completed
+from tests.faults.servers import Apart, Held, Server
+from tests.transports.clients import LAST, Json, RawClient, generate
+
+MAX_GROWTH_BYTES = 48 * 2**20
+SETTLED_WITHIN_S = 10.0
+HEADING = ("fault", "survived", "what clients saw", "seconds to the next good answer")
+
+
+class Row(NamedTuple):
+    fault: str
+    survived: str
+    seen: str
+    seconds: str
+
+
+class Witness(RawClient):
+    """A client that keeps account of its requests. It is connected and greeted."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self.accepted: Counter[str] = Counter()
+        self.last: dict[str, list[Json]] = {}
+        self.closed = False
+        self.hello()
+
+    def request(self, request_id: str, **fields: object) -> None:
+        """Send one that is small, unless told otherwise."""
+        self.send(generate(request_id, **fields))
+
+    def receive(self) -> Json | None:
+        """As `RawClient` does, and into the books; None also for a connection that was reset."""
+        try:
+            message = super().receive()
+        except ConnectionResetError:
+            message = None
+        if message is None:
+            self.closed = True
+            return None
+        request_id = str(message.get("id"))
+        if message.get("type") == "accepted":
+            self.accepted[request_id] += 1
+        if message.get("type") in LAST:
+            self.last.setdefault(request_id, []).append(message)
+        return message
+
+    def end_of(self, request_id: str) -> Json:
+        """The last answer to a request."""
+        while request_id not in self.last:
+            assert self.receive() is not None, f"closed before {request_id} was answered"
+        return self.last[request_id][0]
+
+    def settle(self) -> None:
+        """Read until all that was accepted is answered, and whatever comes unasked after it."""
+        while not self.closed and self.accepted.keys() - self.last.keys():
+            self.receive()
+        if not self.closed:
+            self.send({"type": "status"})
+            while not self.closed and (self.receive() or {}).get("type") != "status":
+                pass
+
+    def read_to_the_end(self) -> None:
+        while not self.closed:
+            self.receive()
+
+    def unsettled(self) -> dict[str, int]:
+        """The requests that were accepted and did not get one last answer; how many they got."""
+        counts = {request_id: len(self.last.get(request_id, [])) for request_id in self.accepted}
+        return {request_id: count for request_id, count in counts.items() if count != 1}
+
+
+class Watch:
+    """The clients of one fault, and what they saw."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.clients: list[Witness] = []
+        self._told: list[str] = []
+
+    def client(self) -> Witness:
+        self.clients.append(Witness(self.server.port))
+        return self.clients[-1]
+
+    def ask(self, request_id: str = "faulty", **fields: object) -> Json:
+        """The last answer to one request of a client of its own; small unless told otherwise."""
+        client = self.client()
+        client.request(request_id, **{**self.server.good, **fields})
+        return client.end_of(request_id)
+
+    def saw(self, what: str) -> None:
+        """What a client saw that is none of `client`'s."""
+        self._told.append(what)
+
+    @property
+    def seen(self) -> str:
+        """The kinds of last answers, the first first, each once."""
+        ends = [
+            message for client in self.clients for ends in client.last.values() for message in ends
+        ]
+        return ", ".join(dict.fromkeys([*self._told, *map(_called, ends)])) or "nothing"
+
+    def check_answers(self) -> None:
+        lost = [unsettled for client in self.clients if (unsettled := client.unsettled())]
+        assert lost == [], f"last answers by request: {lost}"
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+
+
+def _called(message: Json) -> str:
+    return message["error"]["code"] if message["type"] == "failed" else str(message["type"])
+
+
+class Table:
+    """The rows of a session."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    @contextmanager
+    def survived(self, fault: str, server: Server) -> Iterator[Watch]:
+        """Within, the fault happens. Afterwards the server serves as before."""
+        watch = Watch(server)
+        with self._row(fault, watch) as result, _looking_on(server) as observer:
+            _draw(server)
+            before = _held(server)
+            yield watch
+            began = time.monotonic()
+            _draw(server)
+            result["seconds"] = f"{time.monotonic() - began:.2f}"
+            for client in watch.clients:
+                client.settle()
+            watch.check_answers()
+            watch.close()
+            _check_held(server, before, observer)
+
+    @contextmanager
+    def ended(self, fault: str, server: Apart, code: int) -> Iterator[Watch]:
+        """Within, the fault happens. Afterwards the server has ended with this exit code."""
+        watch = Watch(server)
+        with self._row(fault, watch) as result:
+            yield watch
+            began = time.monotonic()
+            for client in watch.clients:
+                client.read_to_the_end()
+                client.close()  # or it is waited for
+            assert server.child.end() == code, server.child.seen
+            result["survived"] = f"no: exit code {code}"
+            result["seconds"] = f"ended after {time.monotonic() - began:.2f}"
+            watch.check_answers()
+
+    @contextmanager
+    def _row(self, fault: str, watch: Watch) -> Iterator[dict[str, str]]:
+        result = {"survived": "yes", "seconds": "-"}
+        try:
+            yield result
+        except BaseException as error:
+            result["survived"] = f"NO: {type(error).__name__}"
+            raise
+        finally:
+            watch.close()
+            self.rows.append(Row(fault, result["survived"], watch.seen, result["seconds"]))
+
+    def write(self, path: Path) -> None:
+        rule = ["-" * len(name) for name in HEADING]
+        lines = (" | ".join(row) for row in (HEADING, rule, *self.rows))
+        path.write_text("".join(f"| {line} |\n" for line in lines), encoding="utf-8")
+
+
+def _draw(server: Server) -> None:
+    """A good request, through the client library."""
+    with Client("127.0.0.1", server.port) as client:
+        fields = {"task": "txt2img", "id": "good", **server.good}
+        *_, last = client.generate(parse_task(fields))
+    assert isinstance(last, Completed), last
+
+
+@contextmanager
+def _looking_on(server: Server) -> Iterator[Client]:
+    with Client("127.0.0.1", server.port, observer=True) as observer:
+        observer.connect()
+        yield observer
+
+
+def _held(server: Server) -> Held:
+    gc.collect()  # for servers of this process: tests make cycles
+    return Held.of(server.pid)
+
+
+def _check_held(server: Server, before: Held, observer: Client) -> None:
+    """What belonged to clients that have left goes soon after they have: ask until it has."""
+    until = time.monotonic() + SETTLED_WITHIN_S
+    while (now := _held(server)) and time.monotonic() < until:
+        if now.threads == before.threads and now.descriptors <= before.descriptors:
+            break
+        observer.status()
+    assert now.threads == before.threads
+    assert now.descriptors <= before.descriptors
+    grown = now.resident_bytes - before.resident_bytes
+    assert grown <= MAX_GROWTH_BYTES, f"{grown / 2**20:.0f} MiB more"

@@ -17,8 +17,8 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,17 +77,29 @@ class Witness(RawClient):
         return self.last[request_id][0]
 
     def settle(self) -> None:
-        """Read until all that was accepted is answered, and whatever comes unasked after it."""
+        """Read until all that was accepted is answered, and what comes after it; and leave."""
         while not self.closed and self.accepted.keys() - self.last.keys():
             self.receive()
         if not self.closed:
+            self._ask_something()
+        self.close()
+
+    def _ask_something(self) -> None:
+        """Its answer comes after all others'."""
+        with suppress(ConnectionError):
             self.send({"type": "status"})
-            while not self.closed and (self.receive() or {}).get("type") != "status":
-                pass
+        while (message := self.receive()) is not None and message.get("type") != "status":
+            pass
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
 
     def read_to_the_end(self) -> None:
+        """Until the server has closed; and leave, for it waits for that."""
         while not self.closed:
             self.receive()
+        self.close()
 
     def unsettled(self) -> dict[str, int]:
         """The requests that were accepted and did not get one last answer; how many they got."""
@@ -111,7 +123,9 @@ class Watch:
         """The last answer to one request of a client of its own; small unless told otherwise."""
         client = self.client()
         client.request(request_id, **{**self.server.good, **fields})
-        return client.end_of(request_id)
+        end = client.end_of(request_id)
+        client.settle()
+        return end
 
     def saw(self, what: str) -> None:
         """What a client saw that is none of `client`'s."""
@@ -126,6 +140,7 @@ class Watch:
         return ", ".join(dict.fromkeys([*self._told, *map(_called, ends)])) or "nothing"
 
     def check_answers(self) -> None:
+        """Every request that was accepted has exactly one last answer."""
         lost = [unsettled for client in self.clients if (unsettled := client.unsettled())]
         assert lost == [], f"last answers by request: {lost}"
 
@@ -149,8 +164,7 @@ class Table:
         """Within, the fault happens. Afterwards the server serves as before."""
         watch = Watch(server)
         with self._row(fault, watch) as result, _looking_on(server) as observer:
-            _draw(server)
-            before = _held(server)
+            before = _held_before(server, observer)
             yield watch
             began = time.monotonic()
             _draw(server)
@@ -158,7 +172,6 @@ class Table:
             for client in watch.clients:
                 client.settle()
             watch.check_answers()
-            watch.close()
             _check_held(server, before, observer)
 
     @contextmanager
@@ -170,7 +183,6 @@ class Table:
             began = time.monotonic()
             for client in watch.clients:
                 client.read_to_the_end()
-                client.close()  # or it is waited for
             assert server.child.end() == code, server.child.seen
             result["survived"] = f"no: exit code {code}"
             result["seconds"] = f"ended after {time.monotonic() - began:.2f}"
@@ -209,19 +221,43 @@ def _looking_on(server: Server) -> Iterator[Client]:
         yield observer
 
 
-def _held(server: Server) -> Held:
-    gc.collect()  # for servers of this process: tests make cycles
-    return Held.of(server.pid)
+def _until(true: Callable[[], bool]) -> None:
+    """Until it is so, or has not been for long; what is asked must take its time."""
+    end = time.monotonic() + SETTLED_WITHIN_S
+    while not true() and time.monotonic() < end:
+        pass
 
 
-def _check_held(server: Server, before: Held, observer: Client) -> None:
-    """What belonged to clients that have left goes soon after they have: ask until it has."""
-    until = time.monotonic() + SETTLED_WITHIN_S
-    while (now := _held(server)) and time.monotonic() < until:
-        if now.threads == before.threads and now.descriptors <= before.descriptors:
-            break
-        observer.status()
-    assert now.threads == before.threads
-    assert now.descriptors <= before.descriptors
-    grown = now.resident_bytes - before.resident_bytes
+class Before(NamedTuple):
+    """`lasting`: threads that are there whoever is connected."""
+
+    lasting: frozenset[str]
+    held: Held
+
+
+def _held_before(server: Server, observer: Client) -> Before:
+    """A picture is drawn first, so that all is there that comes with the first one."""
+    threads = Held.of(server.pid).threads
+    _draw(server)
+    _until(lambda: observer.status().clients == 1)
+    held = Held.of(server.pid)
+    return Before(threads & held.threads, held)
+
+
+def _check_held(server: Server, before: Before, observer: Client) -> None:
+    """What belonged to clients that have left goes soon after they have."""
+
+    def is_back() -> bool:
+        observer.status()  # waiting is asking
+        now = Held.of(server.pid)
+        return now.threads <= most.threads and now.descriptors <= most.descriptors
+
+    most = before.held
+    gc.collect()  # of a server of this process: tests make cycles
+    _until(is_back)
+    now = Held.of(server.pid)
+    assert now.threads - most.threads == set(), "threads more"
+    assert before.lasting - now.threads == set(), "threads less"
+    assert now.descriptors <= most.descriptors
+    grown = now.resident_bytes - most.resident_bytes
     assert grown <= MAX_GROWTH_BYTES, f"{grown / 2**20:.0f} MiB more"

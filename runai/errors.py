@@ -27,6 +27,7 @@
     │   └── FilterMissing           filter_missing       the NSFW filter is asked for, but absent
     ├── EngineError                 engine               drawing failed
     │   ├── OutOfMemory             out_of_memory        the device or the machine is full
+    │   ├── DeviceLost              device_lost          the device answers no more: the server ends
     │   ├── NotFinite               not_finite           the model produced NaN or infinity
     │   └── DependencyMissing       dependency_missing   an optional package is not installed
     ├── FetchError                  fetch                (get) something could not be fetched
@@ -204,6 +205,14 @@ class EngineError(RunAIError):
 class OutOfMemory(EngineError):
     code = "out_of_memory"
     default_hint = "Ask for a smaller picture or fewer images at once."
+
+
+class DeviceLost(EngineError):
+    code = "device_lost"
+    default_hint = (
+        "Start the server again; whatever starts it by itself should do so at exit code 4. "
+        "If it comes again, look at the driver and the device."
+    )
 
 
 class NotFinite(EngineError):

@@ -206,6 +206,11 @@ class Settings:
     )
     message_timeout_s: float = _row(60.0, SOME_SECONDS, "what a message may take to come")
     idle_timeout_s: float = _row(0.0, SECONDS, "leave a client that asks nothing so long; 0: never")
+    resume_s: float = _row(
+        30.0,
+        SECONDS,
+        "what a client whose connection broke may take to come back; 0: nothing is kept",
+    )
     device: str = _row("auto", DEVICE, "what to draw on: auto, cpu, cuda, cuda:N or mps")
     dtype: str = _row("auto", DTYPE, "number format: auto, fp32, fp16 or bf16")
     max_batch: int = _row(0, whole(0, 64), "pictures drawn in one batch; 0: chosen by the device")

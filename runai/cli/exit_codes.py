@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from runai.errors import InvalidSetting, RequestError, RunAIError
+from runai.errors import DeviceLost, InvalidSetting, RequestError, RunAIError
 
 SIGNAL_BASE = 128
 
@@ -14,6 +14,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     NOBODY_CAME = 3
+    DEVICE_LOST = 4
     INTERRUPTED = SIGNAL_BASE + 2
     TERMINATED = SIGNAL_BASE + 15
 
@@ -25,12 +26,19 @@ MEANINGS = {
     "`doctor` found a problem.",
     ExitCode.USAGE: "A flag, variable, file setting or request parameter is wrong.",
     ExitCode.NOBODY_CAME: "No client came (`--timeout`).",
+    ExitCode.DEVICE_LOST: "The device failed for good; start the server again.",
     ExitCode.INTERRUPTED: "Stopped by Ctrl-C (SIGINT), and work was canceled.",
     ExitCode.TERMINATED: "Stopped by SIGTERM, and work was canceled.",
 }
 
 
+_ENDS = {
+    InvalidSetting: ExitCode.USAGE,
+    RequestError: ExitCode.USAGE,
+    DeviceLost: ExitCode.DEVICE_LOST,
+}
+
+
 def code_of(error: RunAIError) -> ExitCode:
     """How a command ends that met this error."""
-    wrong = isinstance(error, (InvalidSetting, RequestError))
-    return ExitCode.USAGE if wrong else ExitCode.FAILED
+    return next((code for kind, code in _ENDS.items() if isinstance(error, kind)), ExitCode.FAILED)

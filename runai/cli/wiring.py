@@ -114,6 +114,8 @@ def service(
         max_queued=settings.max_queued,
         max_open_per_session=settings.max_queued_per_client,
         max_unread_bytes=settings.max_unread_bytes,
+        resume_s=settings.resume_s,
+        max_parked=settings.max_client_connections,
         on_fatal=on_fatal,
         log_prompts=settings.log_prompts,
         conversion=functools.partial(conversion, settings) if settings.allow_convert else None,

@@ -49,7 +49,7 @@ class Address:
         opened = socket.create_connection((self.host, self.port), timeout_s)
         opened.settimeout(None)
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # a host that vanishes without a word is noticed after some minutes
+        # one that vanishes without a word is noticed some time, and sooner by a `Link`
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return opened
 

@@ -8,15 +8,19 @@ from types import TracebackType
 
 from runai.schema.events import TERMINAL, ErrorBody, Event, JobEvent
 
-# what the reading thread leaves for whoever waits: an event, or why there will be none
-Inbox = SimpleQueue[Event | ErrorBody]
+
+class Inbox(SimpleQueue[Event | ErrorBody]):
+    """What the reading thread leaves for whoever waits: an event, or why there will be none."""
+
+    is_answered = False  # something came
+    is_canceled = False  # its end was asked for
 
 
 class Answers(Iterator[JobEvent]):
     """First `Accepted`, last exactly one of `Completed`, `Failed`, `Canceled`.
 
     Iterating blocks until the next event and raises ConnectionLost, once, if the connection
-    breaks before the last one. As a context manager it cancels what is left unfinished.
+    is lost before the last one. As a context manager it cancels what is left unfinished.
     One thread iterates; `cancel` may be called on any, and in a signal handler.
     """
 

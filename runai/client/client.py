@@ -1,14 +1,21 @@
 """The client's facade: asks, follows requests, and connects again when it has to.
 
 Rules: the first connection is tried once, so that a missing server is known at once; a lost
-one is tried again a few times, with growing pauses, at the next call. A request that was open
-when the connection broke is not sent again: it raises ConnectionLost, for only the caller
-knows whether it is still wanted.
+one is tried again a few times, with growing pauses, at the next call.
+
+When the network breaks while requests are open, and the server keeps them for who comes back, a
+thread of its own connects again for as long as the server waits and a little longer; calls wait
+for the outcome. What the server still has goes on as if nothing had been. What it has not, and
+everything where it keeps nothing or has closed the connection itself, raises ConnectionLost:
+nothing is sent again, for only the caller knows whether it is still wanted.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,16 +24,21 @@ from typing import TYPE_CHECKING
 from runai import PROTOCOL_VERSION, __version__
 from runai.client.address import Address
 from runai.client.answers import Answers
-from runai.client.link import Link
-from runai.errors import ConnectionLost
-from runai.schema.events import HelloEvent, ModelInfo, Models, Status
+from runai.client.link import KEEPALIVE, Kept, Link
+from runai.errors import ConnectionLost, NotTrusted, RunAIError, TooManyConnections
+from runai.schema.events import ErrorBody, HelloEvent, ModelInfo, Models, Status
 from runai.schema.requests import GenerationRequest, GetStatus, Hello, ListModels
 
 if TYPE_CHECKING:
     from runai.streams.contexts import Trust
+    from runai.streams.keepalive import Keepalive
 
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 TIMEOUT_S = 10.0
+# coming back: the pauses, how long one attempt may take, how much longer than the server waits
+RETURN_PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+RETURN_ATTEMPT_S = 3.0
+RETURN_MARGIN_S = 5.0
 
 
 class Client:
@@ -36,6 +48,7 @@ class Client:
     one. `trust`: which certificate to believe; None: no TLS. `observer`: only looks on, the server
     does not wait for it to leave. `timeout_s`: for connecting and for short answers; a request may
     take as long as it takes. `backoff_s`: the pauses between attempts to connect again.
+    `keepalive`: when a silent server is given up, where it keeps what is open.
     """
 
     def __init__(
@@ -50,6 +63,7 @@ class Client:
         observer: bool = False,
         timeout_s: float = TIMEOUT_S,
         backoff_s: Sequence[float] = BACKOFF_S,
+        keepalive: Keepalive = KEEPALIVE,
     ) -> None:
         self._server_at = Address(host, port, unix_path, trust)
         self._packet_size = packet_size
@@ -58,12 +72,15 @@ class Client:
             client=f"runai.client {__version__}",
             observer=observer,
             token=token or None,
+            session=None if observer else os.urandom(16).hex(),
         )
         self._timeout_s = timeout_s
         self._backoff_s = tuple(backoff_s)
+        self._keepalive = keepalive
         self._closing = threading.Event()
-        self._changed = threading.Condition()  # guards the three below
+        self._changed = threading.Condition()  # guards the four below
         self._connecting = False
+        self._returning: threading.Thread | None = None
         self._link: Link | None = None
         self._server: HelloEvent | None = None
 
@@ -80,12 +97,14 @@ class Client:
 
     def generate(self, request: GenerationRequest) -> Answers:
         """Send a request and follow it. Raises ConnectionLost, here and while iterating."""
-        return self._alive_link().submit(request)
+        return self._alive_link().submit(request, self.cancel)
 
     def cancel(self, request_id: str) -> None:
-        """End one of our own requests at its next step; it still gets its last answer."""
-        with self._changed:
-            link = self._link
+        """End one of our own requests at its next step; it still gets its last answer.
+
+        Takes no lock: safe in a signal handler.
+        """
+        link = self._link
         if link is not None:
             link.cancel(request_id)
 
@@ -106,7 +125,9 @@ class Client:
         self._closing.set()
         with self._changed:
             self._changed.wait_for(lambda: not self._connecting)
-            link = self._link
+            link, returning = self._link, self._returning
+        if returning is not None:
+            returning.join()
         if link is not None:
             link.close()
 
@@ -138,11 +159,15 @@ class Client:
             link, server = self._connect_patiently(() if dead is None else self._backoff_s)
             return link
         finally:
-            with self._changed:
-                self._connecting = False
-                if link is not None:
-                    self._link, self._server = link, server
-                self._changed.notify_all()
+            self._take(link, server)
+
+    def _take(self, link: Link | None, server: HelloEvent | None) -> None:
+        """The outcome of connecting; None: it could not be done."""
+        with self._changed:
+            self._connecting = False
+            if link is not None:
+                self._link, self._server = link, server
+            self._changed.notify_all()
 
     def _connect_patiently(self, pauses: Sequence[float]) -> tuple[Link, HelloEvent]:
         for pause in pauses:
@@ -152,10 +177,16 @@ class Client:
                 self._closing.wait(pause)
         return self._connect()
 
-    def _connect(self) -> tuple[Link, HelloEvent]:
+    def _connect(
+        self,
+        timeout_s: float | None = None,
+        kept: Kept = Kept(),  # noqa: B008 (as in `Link`)
+    ) -> tuple[Link, HelloEvent]:
         if self._closing.is_set():
             raise ConnectionLost("This client has been closed.", hint="Make a new one.")
-        link = Link(self._server_at.connect(self._timeout_s), self._packet_size)
+        stream = self._server_at.connect(timeout_s or self._timeout_s)
+        on_break = None if self._hello.session is None else self._broke
+        link = Link(stream, self._packet_size, on_break, kept, self._keepalive)
         try:
             server = link.ask(self._hello, "hello", self._timeout_s)
         except BaseException:
@@ -163,3 +194,61 @@ class Client:
             raise
         assert isinstance(server, HelloEvent)  # noqa: S101 (for mypy: asked for by kind)
         return link, server
+
+    # --- coming back -----------------------------------------------------------------
+
+    def _broke(self, link: Link) -> bool:
+        """The network did, with requests open: whether we try to come back. On the link's thread.
+
+        From here on nobody else connects, so the link must not be known to be dead before.
+        """
+        with self._changed:
+            if self._link is not link or self._connecting or self._closing.is_set():
+                return False
+            thread = threading.Thread(
+                target=self._come_back, args=(link,), name="runai-client-returning"
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # there is no thread to be had
+                return False
+            self._connecting, self._returning = True, thread
+            return True
+
+    def _come_back(self, broken: Link) -> None:
+        broken.close()
+        until = time.monotonic() + broken.resume_s + RETURN_MARGIN_S
+        kept = broken.kept
+        link = server = None
+        why = _not_back(ConnectionLost("Something went wrong here."))
+        try:
+            link, server = self._connect_until(until, kept)
+        except RunAIError as error:
+            why = _not_back(error)
+        finally:
+            self._take(link, server)
+            if link is None:
+                kept.let_down(ErrorBody.of(why))
+            else:
+                link.cancel_again()
+
+    def _connect_until(self, until: float, kept: Kept) -> tuple[Link, HelloEvent]:
+        pauses = itertools.chain(RETURN_PAUSES_S, itertools.repeat(RETURN_PAUSES_S[-1]))
+        while True:
+            try:
+                return self._connect(min(self._timeout_s, RETURN_ATTEMPT_S), kept)
+            except NotTrusted:
+                raise
+            except (ConnectionLost, TooManyConnections):
+                pause = next(pauses)
+                if self._closing.is_set() or time.monotonic() + pause > until:
+                    raise
+            self._closing.wait(pause)
+
+
+def _not_back(error: RunAIError) -> ConnectionLost:
+    return ConnectionLost(
+        f"The connection broke and could not be made again, so the request is lost: "
+        f"{error.message}",
+        hint=error.hint,
+    )

@@ -5,18 +5,25 @@ into the writer's queue, both under the lock, so that the order of waiting is th
 sending. The reader gives each event to the inbox it belongs to: by the request's id; by kind
 where there is none (hello, models, status); and a `failed` without an id, with which a server
 answers a message that it could not read, to whoever has waited longest for a first answer,
-because a server answers messages in their order. When the stream ends, for whatever reason,
-every inbox that still waits gets an error: nobody waits for a dead connection. The reader
-alone decides that it is dead, so what a server says before it closes is still heard.
+because a server answers messages in their order. When the stream ends every inbox that still
+waits gets an error: nobody waits for a dead connection. The reader alone decides that it
+is dead, so what a server says before it closes is still heard.
+
+Where the server keeps what is open, each last answer is confirmed, and when the network breaks
+the requests' inboxes are `Kept` for another link, which goes on with those that the server still
+has. What came twice - `accepted`, or a last answer whose confirmation was lost - is dropped.
+An id may be used again once it is answered: that a request of this id is open on the server
+means the new one only if something has come for it, for the old one may not be confirmed.
 
 Never connects again: `client` makes a new link.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from pydantic import BaseModel
@@ -24,13 +31,33 @@ from pydantic import BaseModel
 from runai.client.answers import Answers, Inbox
 from runai.errors import ConnectionLost, DuplicateId, RunAIError, WireError
 from runai.schema import codec
-from runai.schema.events import TERMINAL, ErrorBody, Event, Failed, JobEvent
-from runai.schema.requests import Cancel, GenerationRequest
+from runai.schema.events import (
+    TERMINAL,
+    Accepted,
+    ErrorBody,
+    Event,
+    Failed,
+    HelloEvent,
+    JobEvent,
+)
+from runai.schema.requests import Cancel, GenerationRequest, Received
+from runai.streams.breaks import is_broken
+from runai.streams.keepalive import Keepalive
 from runai.streams.plain import Stream
 from runai.wire.connection import Connection, Message, Role, TooLarge
 from runai.wire.packets import encode
 
 MAX_ANSWER_BYTES = 1024 * 1024 * 1024
+REMEMBERED = 4096  # more than a server keeps of one client
+# a silent server is given up after 25 s: where it keeps what is open, little is lost by that
+KEEPALIVE = Keepalive(idle_s=10, interval_s=5, probes=3)
+GONE = ErrorBody.of(
+    ConnectionLost(
+        "The request was not there any more when the connection came back: it had not arrived, "
+        "or the server has given it up.",
+        hint="Send it again if it is still wanted.",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -49,12 +76,53 @@ class _Waiting:
         return self.kind == event.type
 
 
-class Link:
-    """See the module. Takes the connected stream over; `close` joins both threads."""
+@dataclass(frozen=True)
+class Kept:
+    """What a broken link leaves: inboxes by request id, and the last answers it has confirmed."""
 
-    def __init__(self, connected: Stream, packet_size: int) -> None:
+    inboxes: dict[str, Inbox] = field(default_factory=dict)
+    confirmed: Iterable[str] = ()
+
+    def left_in(self, still_open: Iterable[str]) -> dict[str, Inbox]:
+        """The inboxes of requests that the server has, when these ids are open there."""
+        surely = set(still_open)
+        unsure = surely & set(self.confirmed)
+        return {
+            name: inbox
+            for name, inbox in self.inboxes.items()
+            if name in surely and (inbox.is_answered or name not in unsure)
+        }
+
+    def let_down(self, why: ErrorBody) -> None:
+        """Tell everybody that no more will come."""
+        for inbox in self.inboxes.values():
+            inbox.put(why)
+
+
+class Link:
+    """See the module. Takes the connected stream over; `close` joins both threads.
+
+    `on_break`: called on the reader's thread when the network broke while requests are open,
+    before that shows; true if somebody will take over what is `kept`. None: nobody would.
+    """
+
+    def __init__(
+        self,
+        connected: Stream,
+        packet_size: int,
+        on_break: Callable[[Link], bool] | None = None,
+        kept: Kept = Kept(),
+        keepalive: Keepalive = KEEPALIVE,
+    ) -> None:
         self._stream = connected
         self._packet_size = packet_size
+        self._on_break = on_break
+        self._before = kept
+        self._keepalive = keepalive
+        self.resume_s = 0.0  # how long the server keeps what is open
+        self._is_here = connected.is_here
+        self._faults: list[OSError] = []
+        self._confirmed: deque[str] = deque(kept.confirmed, maxlen=REMEMBERED)  # the reader's
         self._wire = Connection(Role.CLIENT, packet_size, MAX_ANSWER_BYTES)
         self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
         self._lock = threading.Lock()  # guards the four below
@@ -62,20 +130,21 @@ class Link:
         self._open: dict[str, Inbox] = {}
         self._complaint: ErrorBody | None = None  # said by the server to nobody in particular
         self._lost: ErrorBody | None = None
-        self._threads = [
-            threading.Thread(target=self._read, name="runai-client-reader"),
-            threading.Thread(target=self._write, name="runai-client-writer"),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._writer = threading.Thread(target=self._write, name="runai-client-writer")
+        self._reader = threading.Thread(target=self._read, name="runai-client-reader")
+        self._writer.start()
+        self._reader.start()
 
     @property
     def is_alive(self) -> bool:
         with self._lock:
             return self._lost is None
 
-    def submit(self, request: GenerationRequest) -> Answers:
-        """Send a request. Raises DuplicateId, or ConnectionLost if the link is dead."""
+    def submit(self, request: GenerationRequest, cancel: Callable[[str], None]) -> Answers:
+        """Send a request. Raises DuplicateId, or ConnectionLost if the link is dead.
+
+        `cancel`: ends a request on whichever link it is by then.
+        """
         inbox = Inbox()
         data = self._encode(request)
         with self._lock:
@@ -83,11 +152,27 @@ class Link:
                 raise DuplicateId(f"The request {request.id!r} is still open.", field="id")
             self._send(data, _Waiting("generate", request.id, inbox))
             self._open[request.id] = inbox
-        return Answers(request.id, inbox, self.cancel)
+        return Answers(request.id, inbox, cancel)
 
     def cancel(self, request_id: str) -> None:
         """Ask the server to end a request. Takes no lock: safe in a signal handler."""
+        inbox = self._open.get(request_id)
+        if inbox is not None:
+            inbox.is_canceled = True  # before it is sent: this link may be dead
         self._outgoing.put(self._encode(Cancel(id=request_id)))
+
+    def cancel_again(self) -> None:
+        """Ask once more for the ends that were asked for while there was no connection."""
+        with self._lock:
+            canceled = [name for name, inbox in self._open.items() if inbox.is_canceled]
+        for name in canceled:
+            self.cancel(name)
+
+    @property
+    def kept(self) -> Kept:
+        """What another link may go on with; of a dead one."""
+        with self._lock:
+            return Kept(dict(self._open), tuple(self._confirmed))
 
     def ask(self, question: BaseModel, kind: str, timeout_s: float | None) -> Event:
         """The answer to a question; None waits as long as the connection lives.
@@ -113,8 +198,8 @@ class Link:
         with self._lock:
             self._complaint = ErrorBody.of(ConnectionLost("This client has been closed."))
         self._stream.shut()
-        for thread in self._threads:
-            thread.join()
+        self._writer.join()
+        self._reader.join()
         self._stream.close()
 
     # --- sending ---------------------------------------------------------------------
@@ -130,24 +215,25 @@ class Link:
         self._outgoing.put(data)
 
     def _write(self) -> None:
-        # a broken connection is for the reader to find
-        with contextlib.suppress(OSError):
+        try:
             while (data := self._outgoing.get()) is not None:
                 self._stream.sendall(data)
+        except OSError as broken:  # what it means is for the reader to find
+            self._faults.append(broken)
 
     # --- receiving -------------------------------------------------------------------
 
     def _read(self) -> None:
-        error: RunAIError = ConnectionLost("The server has closed the connection.")
+        error: RunAIError | None = None
         try:
             while data := self._stream.recv():
                 self._receive(data)
         except OSError as broken:
-            error = ConnectionLost(f"The connection broke: {broken.strerror}.")
+            self._faults.insert(0, broken)
         except RunAIError as unreadable:
             error = unreadable
         finally:
-            self._give_up(ErrorBody.of(error))
+            self._give_up(error)
 
     def _receive(self, data: bytes) -> None:
         self._wire.receive_data(data)
@@ -170,6 +256,8 @@ class Link:
             ) from error
 
     def _deliver(self, event: Event) -> None:
+        if isinstance(event, HelloEvent):
+            self._go_on(event)
         with self._lock:
             waiting = self._first_answered_by(event)
             inbox = waiting.inbox if waiting else self._open.get(_id_of(event))
@@ -177,8 +265,30 @@ class Link:
                 self._open.pop((waiting and waiting.request_id) or _id_of(event), None)
             if inbox is None and isinstance(event, Failed) and event.id is None:
                 self._complaint = event.error
-        if inbox is not None:
-            inbox.put(event)
+        if self.resume_s and isinstance(event, TERMINAL) and event.id is not None:
+            # before it is handed out: the id may be used again at once
+            self._confirmed.append(event.id)
+            self._outgoing.put(self._encode(Received(id=event.id)))
+        if inbox is None or (isinstance(event, Accepted) and inbox.is_answered):
+            return
+        inbox.is_answered = True
+        inbox.put(event)
+
+    def _go_on(self, welcome: HelloEvent) -> None:
+        """With what was kept of a link before this one, as far as the server still has it."""
+        if self._on_break is not None:
+            self.resume_s = welcome.capabilities.resume_s
+        if self.resume_s:
+            self._stream.watch(self._keepalive)
+        left = self._before.left_in(welcome.open)
+        with self._lock:
+            self._open.update(left)
+        for name, inbox in self._before.inboxes.items():
+            if name not in left:
+                inbox.put(GONE)
+        for name in welcome.open:
+            if name not in left:  # nobody waits for it any more
+                self._outgoing.put(self._encode(Cancel(id=name)))
 
     def _first_answered_by(self, event: Event) -> _Waiting | None:
         """Who gets a first answer with this event, with the lock held; waits no longer."""
@@ -188,18 +298,35 @@ class Link:
                 return waiting
         return None
 
-    def _give_up(self, error: ErrorBody) -> None:
+    def _give_up(self, error: RunAIError | None) -> None:
         """The connection is dead: everybody who waits hears of it, the writer ends."""
-        with self._lock:
-            self._lost = lost = self._complaint or error
-            asking = [waiting.inbox for waiting in self._unanswered if not waiting.request_id]
-            inboxes = [*asking, *self._open.values()]
-            self._unanswered.clear()
-            self._open.clear()
-        for inbox in inboxes:
-            inbox.put(lost)
         self._stream.shut()
         self._outgoing.put(None)
+        self._writer.join()  # the fault may have shown there
+        with self._lock:
+            lost = self._complaint or ErrorBody.of(error or self._what_broke())
+            may_return = bool(self._open and error is None and self._complaint is None)
+        taken_over = may_return and self._is_taken_over()
+        with self._lock:
+            self._lost = lost
+            asking = [waiting.inbox for waiting in self._unanswered if not waiting.request_id]
+            self._unanswered.clear()
+        for inbox in asking:
+            inbox.put(lost)
+        if not taken_over:
+            self.kept.let_down(lost)
+            with self._lock:
+                self._open.clear()
+
+    def _is_taken_over(self) -> bool:
+        if self._on_break is None or not self.resume_s:
+            return False
+        return is_broken(self._faults, is_here=self._is_here) and self._on_break(self)
+
+    def _what_broke(self) -> ConnectionLost:
+        if not self._faults:
+            return ConnectionLost("The server has closed the connection.")
+        return ConnectionLost(f"The connection broke: {self._faults[0].strerror}.")
 
 
 def _id_of(event: Event) -> str:

@@ -13,6 +13,13 @@ from runai.errors import InvalidSetting
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _FAST_BF16 = {"avx512_bf16", "amx_bf16"}
+# of a processor's allocator; of CUDA's own calls and of MPS; of cuBLAS and cuDNN
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "_STATUS_ALLOC_FAILED",
+)
 # how many there are of each kind
 _DEVICES: dict[str, Callable[[], int]] = {
     "cpu": lambda: 1,
@@ -81,4 +88,4 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error) if isinstance(error, RuntimeError) else ""
-    return "can't allocate memory" in text or "not enough memory" in text
+    return any(words in text for words in _NO_MEMORY)

@@ -4,7 +4,8 @@ Rules: everything under "what there is" may be called from any thread, the rest 
 request is either not in the engine or a `Drawing` with at least one unfinished sample. What
 fails for one request is that request's failure: only the batch it shares a UNet call with can
 fail with it, and then each of them is told. A batch that is too large for memory is tried again
-in halves, a single picture once more by a plan that needs less.
+in halves, a single picture once more by a plan that needs less. A device that is lost is no
+request's failure: whatever was asked raises DeviceLost then.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from runai.engine.cache import ModelCache
 from runai.engine.catalogue import Catalogue
 from runai.engine.devices import choose
 from runai.engine.drawing import Drawing
-from runai.engine.faults import device_errors
+from runai.engine.faults import device_errors, device_may_be_lost
 from runai.engine.fitting import Fitting
 from runai.engine.loras import LoraShelf
 from runai.engine.pictures import Pictures
@@ -26,7 +27,7 @@ from runai.engine.safety import Missing, SafetyFilter
 from runai.engine.starts import Sample
 from runai.engine.stopwatch import Stopwatch
 from runai.engine.watermark import Watermark
-from runai.errors import ModelError, OutOfMemory, RunAIError
+from runai.errors import DeviceLost, ModelError, OutOfMemory, RunAIError
 from runai.schema.events import (
     ErrorBody,
     Failed,
@@ -107,6 +108,7 @@ class TorchEngine:
         """The names of the models in memory. Any thread."""
         return self._cache.names()
 
+    @device_may_be_lost()
     def holdings(self) -> Holdings:
         """What is in memory, and how much more could be. Any thread."""
         held = self._cache.holdings(self._fitting.in_use())
@@ -135,6 +137,7 @@ class TorchEngine:
 
     # --- a request's life ------------------------------------------------------------
 
+    @device_may_be_lost()
     def admit(self, key: str, request: GenerationRequest) -> None:
         """Start the samples of a request; see Engine.admit."""
         entry, notes = self._admission.resolve(request)
@@ -152,6 +155,7 @@ class TorchEngine:
         self._drawings[key] = drawing
         self._beside = self._held_beside()
 
+    @device_may_be_lost()
     def step(self) -> list[Outcome]:
         """One turn of the loop; see Engine.step. What idles meanwhile is let go of, too."""
         self.rest()
@@ -169,6 +173,8 @@ class TorchEngine:
                 step_loop.advance(batch, self._turn)
         except OutOfMemory as error:
             return self._shrink(batch, active[batch[0]], error)
+        except DeviceLost:
+            raise
         except RunAIError as error:
             return self._fail({active[s].key for s in batch}, error)
         moved = {active[s].key: active[s] for s in batch}
@@ -181,6 +187,7 @@ class TorchEngine:
     def drop(self, key: str) -> None:
         self._drawings.pop(key, None)
 
+    @device_may_be_lost()
     def rest(self) -> float | None:
         """Let go of what was idle for too long; see Engine.rest."""
         if not self._idle_unload_s:
@@ -189,6 +196,7 @@ class TorchEngine:
         self._beside = self._held_beside()
         return left
 
+    @device_may_be_lost()
     def close(self) -> None:
         self._drawings.clear()
         self._cache.clear()
@@ -230,6 +238,8 @@ class TorchEngine:
             self._stopwatch.keys = (drawing.key,)
             try:
                 self._pictures.complete(drawing, index)
+            except DeviceLost:
+                raise
             except RunAIError as error:
                 yield from self._fail({drawing.key}, error)
                 return

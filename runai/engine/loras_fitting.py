@@ -18,7 +18,7 @@ from runai.engine import loras_files, loras_shapes
 from runai.engine.archs import ARCHS
 from runai.engine.catalogue import Entry
 from runai.engine.detection.adapters import WIDTHS
-from runai.engine.devices import is_out_of_memory
+from runai.engine.faults import is_of_device
 from runai.engine.loading.weights import Stored
 from runai.engine.loras_additions import Addition, make
 from runai.engine.loras_files import Content
@@ -137,7 +137,7 @@ def additions(
         try:
             made = make(piece.layer, read(piece.parts), piece.alpha, model.place)
         except _MISFITS as error:
-            if is_out_of_memory(error):
+            if is_of_device(error):
                 raise
             raise _does_not_fit(entry, model.entry, f"{piece.name}: {error}") from error
         if not made.is_finite:

@@ -16,7 +16,7 @@ from runai.engine.images import Picture
 from runai.engine.safety import SafetyFilter
 from runai.engine.stopwatch import Stopwatch
 from runai.engine.watermark import Watermark
-from runai.errors import OutOfMemory, RunAIError
+from runai.errors import DeviceLost, OutOfMemory, RunAIError
 from runai.schema.events import Preview
 
 
@@ -49,6 +49,8 @@ class Pictures:
         try:
             with device_errors():
                 png = self._previewer.draw(drawing.model, sample.estimate)
+        except DeviceLost:
+            raise
         except RunAIError:  # a picture without previews is better than none
             sample.wants_estimate, sample.estimate = False, None
             return

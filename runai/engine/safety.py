@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from runai.engine.catalogue import Entry
 from runai.engine.devices import Place, is_out_of_memory
+from runai.engine.faults import is_device_lost
 from runai.engine.images import Picture
 from runai.engine.weight_names import HALF, PLAIN
 from runai.errors import FilterMissing, OutOfMemory
@@ -120,6 +121,8 @@ def _load(processor: Path, checker: Path, place: Place) -> tuple[Any, Any]:
     try:
         return _read(processor, checker, place)
     except BROKEN as error:
+        if is_device_lost(error):
+            raise
         if is_out_of_memory(error):
             raise OutOfMemory("There is not enough memory for the NSFW filter.") from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -22,9 +22,10 @@ from contextlib import contextmanager
 from runai.errors import DuplicateId, QueueFull, RunAIError, ServerStopping
 from runai.jobs.accounts import Accounts
 from runai.jobs.engine import Engine
-from runai.jobs.job import Job
+from runai.jobs.job import Job, State
 from runai.jobs.outbox import Answer, Outbox
 from runai.jobs.queue import FairQueue, choose
+from runai.jobs.returning import Returning
 from runai.schema.events import (
     TERMINAL,
     Accepted,
@@ -50,6 +51,7 @@ class Ledger:
         max_queued: int,
         max_open: int,
         max_unread_bytes: int,
+        max_parked: int,
         *,
         log_prompts: bool = False,
     ) -> None:
@@ -61,6 +63,7 @@ class Ledger:
         self._max_unread_bytes = max_unread_bytes
         self._numbers = itertools.count(1)
         self.outboxes: dict[int, Outbox] = {}
+        self.returning = Returning(max_parked)
         self.queue = FairQueue()
         self.running: dict[str, Job] = {}
         self._to_drop: list[str] = []
@@ -92,7 +95,28 @@ class Ledger:
         for job in list(outbox.open.values()):
             self.cancel(job)
         outbox.close()
+        self.returning.forget(outbox)
         self.outboxes.pop(outbox.client, None)
+
+    def park(self, outbox: Outbox, until: float) -> None:
+        """Wait for a client to come back; one that cannot, or need not, leaves."""
+        if not (outbox.key and outbox.open):
+            self.leave(outbox)
+            return
+        outbox.park()
+        for other in self.returning.park(outbox, until):
+            self.leave(other)
+
+    def resume(self, fresh: Outbox, secret: str) -> Outbox:
+        """The outbox that this secret's client has: what it left, or `fresh`."""
+        outbox = self.returning.outbox_of(secret, fresh)
+        if outbox is not fresh:
+            self.leave(fresh)
+        return outbox
+
+    def position(self, job: Job) -> int:
+        """How many wait before it; 0 as well for one that waits no more."""
+        return self.queue.position(job) if job.state is State.QUEUED else 0
 
     def add(self, outbox: Outbox, request: GenerationRequest, tag: object, limits: Limits) -> None:
         """Accept a request; raises a RunAIError that says why it is not taken."""
@@ -119,10 +143,9 @@ class Ledger:
             raise DuplicateId(f"The id {request.id!r} is still in use.", field="id")
         if len(outbox.open) >= self._max_open:
             raise QueueFull(f"{self._max_open} requests of this client are still open.")
-        waiting = self.queue.order()
-        if len(waiting) >= self._max_queued:
+        if len(self.queue) >= self._max_queued:
             raise QueueFull(f"{self._max_queued} requests are waiting already.")
-        if sum(job.picture_bytes for job in waiting) > MAX_QUEUED_BYTES:
+        if self.queue.picture_bytes > MAX_QUEUED_BYTES:
             raise QueueFull(f"Waiting requests hold {MAX_QUEUED_BYTES // 2**20} MiB of pictures.")
 
     def cancel(self, job: Job) -> None:
@@ -160,20 +183,32 @@ class Ledger:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.quitting or self.running or self._to_drop or self._drawable())
+        if self.quitting or self.running or self._to_drop:
+            return True
+        return any(not self.outboxes[client].is_behind for client in self.queue.clients)
 
     def _drawable(self) -> list[Job]:
         """Who waits, in the fair order, without clients that do not read what they have."""
-        waiting = self.queue.order()
-        return [job for job in waiting if not self.outboxes[job.client].is_behind]
+        behind = {client for client in self.queue.clients if self.outboxes[client].is_behind}
+        return [job for job in self.queue if job.client not in behind]
 
     def take_answer(self, outbox: Outbox) -> Answer:
         """The oldest unread answer of a client that has one."""
+        with self._catching_up(outbox):
+            return outbox.pop()
+
+    def confirm(self, outbox: Outbox, request_id: str) -> None:
+        """The client has got this last answer."""
+        with self._catching_up(outbox):
+            outbox.confirm(request_id)
+
+    @contextmanager
+    def _catching_up(self, outbox: Outbox) -> Iterator[None]:
+        """Within, the client may have read so much that it is drawn for again."""
         was_behind = outbox.is_behind
-        answer = outbox.pop()
+        yield
         if was_behind and not outbox.is_behind:
             self._work.notify()
-        return answer
 
     @property
     def state(self) -> ServerState:

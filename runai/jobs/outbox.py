@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from runai.jobs.job import Job
-from runai.schema.events import TERMINAL, Completed, Event, Preview, Progress
+from runai.schema.events import TERMINAL, Accepted, Completed, Event, Preview, Progress
 
 MAX_POSTED = 256
 MAX_UNREAD_BYTES = 128 * 2**20
@@ -44,11 +45,15 @@ class Outbox:
         self.client = client
         self._max_unread_bytes = max_unread_bytes
         self.open: dict[str, Job] = {}
+        self.key = b""  # of a client that can come back
+        self.holder: object = None
+        self.parked = False
         self.closed = False
         self.finishing = False
         self._readable = threading.Condition(lock)
         self._writable = threading.Condition(lock)
         self._slots: OrderedDict[Slot, Answer] = OrderedDict()
+        self._unconfirmed: dict[str, Answer] = {}  # by request id, in the order of taking
         self._posts = 0
         self._unread_posts = 0
         self._unread_bytes = 0  # of finished pictures
@@ -57,13 +62,24 @@ class Outbox:
         """How many answers are unread."""
         return len(self._slots)
 
-    def wait_readable(self) -> None:
-        """Until there is an answer, or there will never be one."""
-        self._readable.wait_for(lambda: self._slots or self.is_done)
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing has ever been in it."""
+        return not (self._posts or self._slots or self.open)
 
-    def wait_writable(self) -> None:
-        """Until one more answer may be posted, or the client is gone."""
-        self._writable.wait_for(lambda: self._unread_posts < MAX_POSTED or self.closed)
+    def wait_readable(self, holder: object) -> None:
+        """Until there is an answer, or there will never be one for this holder."""
+        self._readable.wait_for(lambda: self._slots or self.is_done or self.is_shut_for(holder))
+
+    def wait_writable(self, holder: object) -> None:
+        """Until one more answer may be posted, or there is nobody to read it."""
+        self._writable.wait_for(
+            lambda: self._unread_posts < MAX_POSTED or self.closed or self.is_shut_for(holder)
+        )
+
+    def is_shut_for(self, holder: object) -> bool:
+        """Whether it is another's, or nobody's for now."""
+        return self.parked or self.holder is not holder
 
     @property
     def is_behind(self) -> bool:
@@ -73,7 +89,10 @@ class Outbox:
     @property
     def is_done(self) -> bool:
         """Whether nothing more will ever be taken."""
-        return self.closed or (self.finishing and not self.open and not self._slots)
+        if self.closed:
+            return True
+        # nobody comes back to a server that ends
+        return self.finishing and not self._slots and len(self.open) == len(self._unconfirmed)
 
     def put(self, job: Job, event: Event) -> None:
         """Add a job's event; an unread progress or preview gives way to the newer one."""
@@ -92,15 +111,51 @@ class Outbox:
         self._add(("", type(event), self._posts), Answer(event, tag))
 
     def pop(self) -> Answer:
-        """Take the oldest answer; its job is closed if this was the last."""
+        """Take the oldest answer; if its job's last, that is closed, or waits to be confirmed."""
         (key, _, _), answer = self._slots.popitem(last=False)
-        self._unread_bytes -= _picture_bytes(answer.event)
-        if answer.ended is not None:
-            del self.open[answer.ended.request.id]
+        if answer.ended is not None and self.key:
+            self._unconfirmed[answer.ended.request.id] = answer
+        else:
+            self._let_go(answer)
         if not key:
             self._unread_posts -= 1
             self._writable.notify()
         return answer
+
+    def confirm(self, request_id: str) -> None:
+        """The client has a last answer that was taken; it may say so more than once."""
+        answer = self._unconfirmed.pop(request_id, None)
+        if answer is not None:
+            self._let_go(answer)
+
+    def park(self) -> None:
+        self.parked = True
+        self._notify_all()
+
+    def hand_to(self, holder: object) -> None:
+        """Somebody else's from now on."""
+        self.holder, self.parked = holder, False
+        self._notify_all()
+
+    def begin_again(self, welcome: Answer, position_of: Callable[[Job], int]) -> None:
+        """For a new connection: what may have been lost comes first, in the order that it had.
+
+        All that is open is `accepted` anew. What was posted, but not taken, is no more: whoever
+        asked was told that the connection broke.
+        """
+        unread = [(slot, answer) for slot, answer in self._slots.items() if slot[0]]
+        self._slots.clear()
+        self._unread_posts = 0
+        self.post(welcome.event, welcome.tag)
+        for job in self.open.values():
+            accepted = Accepted(id=job.request.id, position=position_of(job))
+            self._slots[(job.key, Accepted, 0)] = Answer(accepted, job.tag)
+        for answer in self._unconfirmed.values():
+            assert answer.ended is not None  # noqa: S101 (for mypy: last answers alone)
+            self._slots[(answer.ended.key, type(answer.event), 0)] = answer
+        self._unconfirmed.clear()
+        for slot, answer in unread:
+            self._slots.setdefault(slot, answer)
 
     def finish(self) -> None:
         self.finishing = True
@@ -109,7 +164,16 @@ class Outbox:
     def close(self) -> None:
         self.closed = True
         self._slots.clear()
+        self._unconfirmed.clear()
         self.open.clear()
+        self._notify_all()
+
+    def _let_go(self, answer: Answer) -> None:
+        self._unread_bytes -= _picture_bytes(answer.event)
+        if answer.ended is not None:
+            del self.open[answer.ended.request.id]
+
+    def _notify_all(self) -> None:
         self._readable.notify_all()
         self._writable.notify_all()
 

@@ -9,6 +9,9 @@ that come earlier in the fair order. Each of those has then been *passed over* o
 and nothing may be taken before a job that was passed over `MAX_PASSED_OVER` times. So a job
 waits for a bounded number of others, however many warm ones keep coming.
 
+With thousands of jobs the whole order is only gone through by who needs all of it: whoever asks
+how many there are, how large, or where a job stands, is answered from figures and lanes.
+
 Pure: no thread, no lock, no engine. Whoever calls it holds the ledger's lock, except for
 `choose`, which works on a copy of the order so that the engine is asked outside of the lock.
 """
@@ -16,8 +19,8 @@ Pure: no thread, no lock, no engine. Whoever calls it holds the ledger's lock, e
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from itertools import zip_longest
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile, zip_longest
 
 from runai.jobs.job import Job
 
@@ -29,25 +32,45 @@ class FairQueue:
 
     def __init__(self) -> None:
         self._lanes: OrderedDict[int, list[Job]] = OrderedDict()
+        self._count = 0
+        self.picture_bytes = 0  # of the pictures that came with all of them
 
     def __len__(self) -> int:
-        return sum(map(len, self._lanes.values()))
+        return self._count
+
+    def __iter__(self) -> Iterator[Job]:
+        """In the fair order; not to be changed meanwhile."""
+        rounds = zip_longest(*self._lanes.values())
+        return (job for round_ in rounds for job in round_ if job is not None)
+
+    @property
+    def clients(self) -> Iterator[int]:
+        """The numbers of those who have a job here."""
+        return iter(self._lanes)
 
     def push(self, job: Job) -> None:
         self._lanes.setdefault(job.client, []).append(job)
+        self._count += 1
+        self.picture_bytes += job.picture_bytes
 
     def order(self) -> list[Job]:
         """The fair order."""
-        rounds = zip_longest(*self._lanes.values())
-        return [job for round_ in rounds for job in round_ if job is not None]
+        return list(self)
 
     def position(self, job: Job) -> int:
         """How many jobs come before this one in the fair order."""
-        return self.order().index(job)
+        own = self._lanes[job.client].index(job)
+        before, others = 0, own + 1  # of a lane that stands before its own, one more
+        for client, lane in self._lanes.items():
+            if client == job.client:
+                before, others = before + own, own
+            else:
+                before += min(len(lane), others)
+        return before
 
     def take(self, job: Job) -> None:
         """Take out a job that is to run now; those before it in the order are passed over."""
-        for other in self.order()[: self.position(job)]:
+        for other in takewhile(lambda other: other is not job, self):
             other.passed_over += 1
         self.remove(job)
         if job.client in self._lanes:
@@ -59,6 +82,8 @@ class FairQueue:
         lane.remove(job)
         if not lane:
             del self._lanes[job.client]
+        self._count -= 1
+        self.picture_bytes -= job.picture_bytes
 
 
 def choose(order: Sequence[Job], is_warm: Callable[[Job], bool]) -> Job:

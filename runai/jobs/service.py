@@ -3,6 +3,10 @@
 A transport opens a `Session` per client, gives it what the client asks (`submit`, `cancel`,
 `post`) on one thread and writes what `take` returns on another. Every accepted request of a
 living session gets `accepted` first and exactly one of `completed`, `failed`, `canceled` last.
+
+A client that names a secret can come back: its session is parked when its connection breaks, and
+another connection's session resumes it (see `outbox` and `returning`). Then the broken one's
+session has no effect any more. Time is watched by whoever waits for connections: see `expire`.
 Knows no sockets and no torch; the engine comes from `make_engine`, on the worker thread.
 """
 
@@ -12,11 +16,11 @@ import time
 from collections.abc import Callable
 
 from runai import PROTOCOL_VERSION, __version__
-from runai.errors import RunAIError, ServerStopping
+from runai.errors import ConnectionLost, InvalidField, RunAIError, ServerStopping
 from runai.jobs.engine import Engine
 from runai.jobs.errands import Errands, Words
 from runai.jobs.ledger import Ledger, again
-from runai.jobs.outbox import MAX_UNREAD_BYTES, Outbox
+from runai.jobs.outbox import MAX_UNREAD_BYTES, Answer, Outbox
 from runai.jobs.worker import Worker
 from runai.schema.events import (
     Capabilities,
@@ -41,6 +45,8 @@ class Service:
     which waits for that thread.
     `max_open_per_session` bounds the requests whose last answer a client has not taken, and
     nothing more is drawn for one with more than `max_unread_bytes` of pictures untaken.
+    Clients whose connection broke are waited for `resume_s` (0: not at all), and no more than
+    `max_parked` of them at the same time.
     `conversion`: the command that converts a model; None: clients may not ask for it.
     `log_prompts`: the log shows prompts; otherwise nothing of what clients wrote is in it but
     ids, and names of models and samplers. `counters`: for transports too.
@@ -54,13 +60,20 @@ class Service:
         max_queued: int = 256,
         max_open_per_session: int = 64,
         max_unread_bytes: int = MAX_UNREAD_BYTES,
+        resume_s: float = 30.0,
+        max_parked: int = 32,
         on_fatal: Callable[[RunAIError], None] = lambda error: None,
         conversion: Words | None = None,
         log_prompts: bool = False,
     ) -> None:
         self.limits = limits
+        self.resume_s = resume_s
         self._ledger = Ledger(
-            max_queued, max_open_per_session, max_unread_bytes, log_prompts=log_prompts
+            max_queued,
+            max_open_per_session,
+            max_unread_bytes,
+            max_parked,
+            log_prompts=log_prompts,
         )
         self.counters = self._ledger.accounts.counters
         self._worker = Worker(self._ledger, make_engine, on_fatal)
@@ -71,10 +84,28 @@ class Service:
         """Start the worker thread. Call once; `stop` ends it."""
         self._worker.start()
 
-    def open_session(self, name: str = "") -> Session:
-        """A session for a new client; `close` it when the client is gone."""
+    def open_session(
+        self, name: str = "", on_replaced: Callable[[], None] = lambda: None
+    ) -> Session:
+        """A session for a new client; `close` it when the client is gone.
+
+        `on_replaced` is called when the client has come back on another connection.
+        """
         with self._ledger.lock:
-            return Session(self._ledger, self._ledger.enter(), self.limits, name)
+            outbox = self._ledger.enter()
+            return Session(self._ledger, outbox, self.limits, name, self.resume_s, on_replaced)
+
+    def expire(self) -> float | None:
+        """Give up clients that have not come back in time.
+
+        In how many seconds to call again; None: nobody is waited for. Whoever waits for
+        connections does so, and again after each that has ended.
+        """
+        now = time.monotonic()
+        with self._ledger.open():
+            for outbox in self._ledger.returning.late(now):
+                self._ledger.leave(outbox)
+            return self._ledger.returning.time_left(now)
 
     @property
     def state(self) -> ServerState:
@@ -92,6 +123,7 @@ class Service:
             max_pixels=self.limits.max_pixels,
             max_steps=self.limits.max_steps,
             max_images=self.limits.max_images,
+            resume_s=self.resume_s,
         )
         return HelloEvent(
             server_version=__version__,
@@ -168,13 +200,51 @@ class Service:
 
 
 class Session:
-    """One client's side of the service. Every method may be called from any thread."""
+    """One connection's side of the service. Every method may be called from any thread.
 
-    def __init__(self, ledger: Ledger, outbox: Outbox, limits: Limits, name: str) -> None:
+    Once its client has come back on another connection nothing here has any effect.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        outbox: Outbox,
+        limits: Limits,
+        name: str,
+        resume_s: float,
+        on_replaced: Callable[[], None],
+    ) -> None:
         self.name = name
         self._ledger = ledger
         self._outbox = outbox
         self._limits = limits
+        self._resume_s = resume_s
+        self._on_replaced = on_replaced
+        outbox.hand_to(self)
+
+    def resume(self, secret: str, welcome: HelloEvent, tag: object = None) -> None:
+        """Take up what this secret's client has left open, or be known by it from now on.
+
+        The first thing to be taken afterwards is `welcome`, completed by what is open. Raises
+        InvalidField unless nothing was asked before.
+        """
+        with self._ledger.lock:
+            fresh = self._outbox
+            if not fresh.is_fresh or fresh.key:
+                raise InvalidField(
+                    "A session is named in a connection's first message.", field="session"
+                )
+            outbox = self._ledger.resume(fresh, secret)
+            replaced, self._outbox = outbox.holder, outbox
+            outbox.hand_to(self)
+            welcome = welcome.model_copy(update={"open": list(outbox.open)})
+            outbox.begin_again(Answer(welcome, tag), self._ledger.position)
+        if isinstance(replaced, Session) and replaced is not self:
+            replaced._on_replaced()
+
+    @property
+    def _is_replaced(self) -> bool:
+        return self._outbox.holder is not self
 
     def submit(self, request: GenerationRequest, tag: object = None) -> None:
         """Hand in a request; `tag` comes back with each of its events.
@@ -183,6 +253,8 @@ class Session:
         is the request's first event.
         """
         with self._ledger.open():
+            if self._is_replaced:
+                raise ConnectionLost("The client has come back on another connection.")
             self._ledger.add(self._outbox, request, tag, self._limits)
 
     def refused(self, error: RunAIError) -> None:
@@ -190,10 +262,16 @@ class Session:
         with self._ledger.open():
             self._ledger.accounts.refused(self._outbox.client, error, None)
 
+    def confirm(self, request_id: str) -> None:
+        """The client has got this last answer; only who can come back need say so."""
+        with self._ledger.lock:
+            if not self._is_replaced:
+                self._ledger.confirm(self._outbox, request_id)
+
     def cancel(self, request_id: str) -> bool:
         """End a request now; False if there is none of this id that is unanswered."""
         with self._ledger.open():
-            job = self._outbox.open.get(request_id)
+            job = None if self._is_replaced else self._outbox.open.get(request_id)
             if job is None or job.is_over:
                 return False
             self._ledger.cancel(job)
@@ -212,38 +290,56 @@ class Session:
 
     def cancel_all(self) -> None:
         with self._ledger.open():
-            for job in list(self._outbox.open.values()):
+            for job in [] if self._is_replaced else list(self._outbox.open.values()):
                 self._ledger.cancel(job)
 
     def post(self, event: Event, tag: object = None) -> None:
         """Answer the client directly, in order with its jobs' events.
 
         Blocks while too many posted answers are unread: a client that does not read is not
-        read from. Returns at once when the session is closed.
+        read from. Returns at once when there is nobody to read it any more.
         """
         with self._ledger.lock:
-            self._outbox.wait_writable()
-            self._outbox.post(event, tag)
+            self._outbox.wait_writable(self)
+            if not self._outbox.is_shut_for(self):
+                self._outbox.post(event, tag)
 
     def take(self) -> tuple[Event, object] | None:
         """The next event and its request's tag; blocks until there is one.
 
-        None when the session is closed, or finished and everything is taken.
+        None when the session is closed, parked or replaced, or finished and everything is taken.
         """
         with self._ledger.open():
-            self._outbox.wait_readable()
-            if self._outbox.is_done:
-                self._ledger.leave(self._outbox)
+            outbox = None
+            while outbox is not self._outbox:  # it may be resumed meanwhile
+                outbox = self._outbox
+                outbox.wait_readable(self)
+            if outbox.is_shut_for(self):
                 return None
-            answer = self._ledger.take_answer(self._outbox)
+            if outbox.is_done:
+                self._ledger.leave(outbox)
+                return None
+            answer = self._ledger.take_answer(outbox)
             return answer.event, answer.tag
 
     def finish(self) -> None:
         """No new requests: `take` gives None once all that is open is answered and taken."""
         with self._ledger.open():
-            self._outbox.finish()
+            if not self._is_replaced:
+                self._outbox.finish()
+
+    def park(self) -> None:
+        """The connection is of no use any more: end `take` and `post`.
+
+        What is open goes on for a client that can come back, for some time, unless `close`
+        follows because it has left; for any other it is canceled. Idempotent.
+        """
+        with self._ledger.open():
+            if not (self._is_replaced or self._outbox.closed or self._outbox.parked):
+                self._ledger.park(self._outbox, time.monotonic() + self._resume_s)
 
     def close(self) -> None:
         """The client is gone: cancel its jobs, end `take` and `post`. Idempotent."""
         with self._ledger.open():
-            self._ledger.leave(self._outbox)
+            if not self._is_replaced:
+                self._ledger.leave(self._outbox)

@@ -8,10 +8,14 @@ that had to load its model, a step is done before the next is taken up, so nobod
 waits for more than one of those.
 
 Whose fault is what: an exception in `admit` is the failure of the job that was taken up. One
-in `step` could be anybody's, so every job in the engine fails and is dropped. The loop lives
-on after both. An engine that cannot be made, or that fails at a mere question (`has_room`),
-is broken for good: everything fails with its error and `on_fatal` is told. Whoever makes it may
-raise ServerStopping once nobody wants it any more: that is no fault.
+in `step` could be anybody's, so every job in the engine fails and is dropped. One in `rest` is
+nobody's. The loop lives on after these. An engine that cannot be made, that fails at a mere
+question (`has_room`) or at forgetting a job, or whose device is lost (`DeviceLost`, from
+anywhere), is broken for good: everything fails with its error and `on_fatal` is told. Whoever
+makes it may raise ServerStopping once nobody wants it any more: that is no fault.
+
+An exception is any BaseException here: panics of libraries in Rust, of which tokenizers is one,
+are no `Exception` (pyo3's PanicException), and SystemExit ends no more than a thread.
 """
 
 from __future__ import annotations
@@ -20,11 +24,12 @@ import logging
 import threading
 from collections.abc import Callable
 
-from runai.errors import OutOfMemory, RunAIError, ServerStopping
+from runai.errors import DeviceLost, OutOfMemory, RunAIError, ServerStopping
 from runai.jobs.engine import Engine
 from runai.jobs.job import Job
 from runai.jobs.ledger import Ledger
 
+MOST_SAID = 300
 log = logging.getLogger(__name__)
 
 
@@ -57,7 +62,7 @@ class Worker:
             self._work()
         except ServerStopping:  # who was to make the engine has given up
             log.debug("The engine is not wanted any more.")
-        except Exception as error:  # any fault of the engine's: its clients must hear of it
+        except BaseException as error:  # any fault of the engine's: its clients must hear of it
             log.exception("The engine is broken.")
             fatal = as_error(error)
         finally:
@@ -78,14 +83,31 @@ class Worker:
             self._ledger.engine_came(engine)
             while self._wait(engine):
                 self.turn(engine)
-        finally:
+        except BaseException:
+            self._close_broken(engine)
+            raise
+        engine.close()
+
+    def _close_broken(self, engine: Engine) -> None:
+        try:
             engine.close()
+        except BaseException:  # what broke it is what its clients must hear of
+            log.debug("The broken engine could not be closed.", exc_info=True)
 
     def _wait(self, engine: Engine) -> bool:
         """Until there is something to do; False when the thread is to end."""
         while not self._ledger.wait_for_work(0):
-            self._ledger.wait_for_work(engine.rest())
+            self._ledger.wait_for_work(self._rest(engine))
         return not self._ledger.quitting
+
+    def _rest(self, engine: Engine) -> float | None:
+        try:
+            return engine.rest()
+        except DeviceLost:
+            raise
+        except BaseException:  # (it holds more than it should, and can draw all the same)
+            log.exception("What idles could not be let go of.")
+            return None
 
     def turn(self, engine: Engine) -> None:
         """What is done once there is work: take jobs up, do one step, tell what came of it."""
@@ -114,7 +136,9 @@ class Worker:
             if cold:
                 self._ledger.set_loading(job, engine.model_of(job.request))
             engine.admit(job.key, job.request)
-        except Exception as error:  # noqa: BLE001 (the job failed; the loop lives on)
+        except DeviceLost:
+            raise
+        except BaseException as error:  # noqa: BLE001 (the job failed; the loop lives on)
             self._fail(engine, [job], error)
             return False
         finally:
@@ -128,13 +152,15 @@ class Worker:
             events = engine.step()
             self._ledger.timed(engine.take_timings())
             self._ledger.deliver(events)
-        except Exception as error:  # noqa: BLE001 (whose is unknown: all of them failed)
+        except DeviceLost:
+            raise
+        except BaseException as error:  # noqa: BLE001 (whose is unknown: all of them failed)
             self._fail(engine, self._ledger.running_jobs(), error)
         if not engine.is_busy():
             lost = RunAIError("The engine ended without an answer.")
             self._ledger.fail(self._ledger.running_jobs(), lost)
 
-    def _fail(self, engine: Engine, jobs: list[Job], error: Exception) -> None:
+    def _fail(self, engine: Engine, jobs: list[Job], error: BaseException) -> None:
         if not isinstance(error, RunAIError):
             log.error("Drawing failed.", exc_info=error)
         self._ledger.timed(engine.take_timings())
@@ -143,17 +169,25 @@ class Worker:
             engine.drop(job.key)
 
 
-def as_error(error: Exception) -> RunAIError:
+def as_error(error: BaseException) -> RunAIError:
     """Any exception as one of ours."""
     if isinstance(error, RunAIError):
         return error
     if isinstance(error, MemoryError):
         return OutOfMemory("The server has not enough memory for this.")
-    return RunAIError(f"{type(error).__name__}: {error}")
+    return RunAIError(f"{type(error).__name__}: {_text_of(error)}")
+
+
+def _text_of(error: BaseException) -> str:
+    """What an error of a library says, as much as a message should hold."""
+    try:
+        return str(error)[:MOST_SAID]
+    except Exception:  # noqa: BLE001 (somebody's `__str__`)
+        return "it cannot say what"
 
 
 def _is_warm(engine: Engine, job: Job) -> bool:
     try:
         return engine.is_warm(job.request)
-    except Exception:  # noqa: BLE001 (the worker loop's: `admit` will say what is wrong)
+    except BaseException:  # noqa: BLE001 (the worker loop's: `admit` will say what is wrong)
         return True

@@ -40,6 +40,7 @@ from runai.schema.requests import (
     GetStatus,
     Hello,
     ListModels,
+    Received,
     TaskUnion,
 )
 
@@ -58,6 +59,7 @@ _IDS: TypeAdapter[str] = TypeAdapter(RequestId)
 _COMMANDS: dict[str, TypeAdapter[Any]] = {
     "hello": TypeAdapter(Hello),
     "cancel": TypeAdapter(Cancel),
+    "received": TypeAdapter(Received),
     "convert": TypeAdapter(Convert),
     "models": TypeAdapter(ListModels),
     "status": TypeAdapter(GetStatus),

@@ -36,6 +36,7 @@ REQUESTS = (
     requests.Inpaint,
     requests.Outpaint,
     requests.Cancel,
+    requests.Received,
     requests.Convert,
     requests.ListModels,
     requests.GetStatus,

@@ -50,6 +50,7 @@ class Capabilities(Model):
     max_pixels: int = Field(description="width × height of a picture that is drawn")
     max_steps: int = Field(description="`num_inference_steps` of a request")
     max_images: int = Field(description="`num_images` of a request")
+    resume_s: float = Field(0.0, description="kept so long for a `session` whose connection broke")
 
 
 class HelloEvent(Model):
@@ -60,6 +61,7 @@ class HelloEvent(Model):
     protocol: int = Field(description="the newest protocol version the server speaks")
     state: ServerState = Field(description=STATES)
     capabilities: Capabilities
+    open: list[str] = Field([], description="ids of the session's requests that are still open")
 
 
 class Accepted(Model):
@@ -271,7 +273,7 @@ class Status(Model):
     type: Literal["status"] = "status"
     state: ServerState = Field(description=STATES)
     detail: str = Field("", description="what is being loaded, say")
-    clients: int = Field(description="connections, observers among them")
+    clients: int = Field(description="connections, observers among them; who may come back, too")
     queued: int = Field(description="requests that wait")
     running: int = Field(description="requests that are being drawn")
     loaded_models: list[str] = Field(description="models in memory")

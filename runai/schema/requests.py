@@ -146,6 +146,13 @@ class Hello(Model):
     token: str | None = Field(
         None, max_length=1024, repr=False, description="the server's, where it asks for one"
     )
+    session: str | None = Field(
+        None,
+        min_length=16,
+        max_length=128,
+        repr=False,
+        description="a secret to come back with; in the first message only",
+    )
 
 
 class Cancel(Model):
@@ -153,6 +160,13 @@ class Cancel(Model):
 
     type: Literal["cancel"] = "cancel"
     id: RequestId = Field(description="that of the request to end")
+
+
+class Received(Model):
+    """A last answer has come: the server need not keep it. Only with a `session`; no answer."""
+
+    type: Literal["received"] = "received"
+    id: RequestId = Field(description="that of the request it was for")
 
 
 class Convert(Model):
@@ -179,4 +193,4 @@ class GetStatus(Model):
     type: Literal["status"] = "status"
 
 
-Command = Hello | Cancel | Convert | ListModels | GetStatus | GenerationRequest
+Command = Hello | Cancel | Received | Convert | ListModels | GetStatus | GenerationRequest

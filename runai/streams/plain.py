@@ -11,6 +11,9 @@ import selectors
 import socket
 from typing import Protocol
 
+from runai.streams import breaks
+from runai.streams.keepalive import Keepalive
+
 RECEIVE_BYTES = 256 * 1024
 # epoll would need a file descriptor of its own, which may be just what is missing
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
@@ -28,6 +31,15 @@ class Stream(Protocol):
 
     def sendall(self, data: bytes) -> None:
         """Write all of it; blocks as long as the peer makes it. Raises OSError."""
+        ...
+
+    def watch(self, keepalive: Keepalive) -> None:
+        """Give a silent peer up as this says, also one that is sent something."""
+        ...
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the peer is on this computer; so too if it has gone already."""
         ...
 
     def end(self) -> None:
@@ -61,6 +73,14 @@ class PlainStream:
 
     def sendall(self, data: bytes) -> None:
         self._sock.sendall(data)
+
+    def watch(self, keepalive: Keepalive) -> None:
+        keepalive.watch(self._sock)
+        keepalive.watch_what_is_sent(self._sock)
+
+    @property
+    def is_here(self) -> bool:
+        return breaks.is_here(self._sock)
 
     def end(self) -> None:
         self._sock.shutdown(socket.SHUT_WR)

@@ -19,6 +19,7 @@ import ssl
 import threading
 import time
 
+from runai.streams.keepalive import Keepalive
 from runai.streams.plain import PlainStream
 
 RECORDS_BYTES = 64 * 1024  # what is encrypted and sent at a time
@@ -108,6 +109,13 @@ class TlsStream:
                 self._tls.write(view[start : start + RECORDS_BYTES])
                 records = self._outgoing.read()
             self._plain.sendall(records)
+
+    def watch(self, keepalive: Keepalive) -> None:
+        self._plain.watch(keepalive)
+
+    @property
+    def is_here(self) -> bool:
+        return self._plain.is_here
 
     def end(self) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ for. A test steers it in these ways:
   `wait_until_reached()` tells when it is there, `let_pass(n)` gives it n steps, `open()` all;
   `loading_gate` does the same for the loading of a model.
 - `faults`: what goes wrong with which request (by its id), and when.
+- `breaks`: what a method raises, by its name and in turn, before it works (again).
 - `models_on_disk`, and `useless` files with the reasons why.
 - `capacity` and `max_loaded`: how many requests, and how many models, fit.
 - `rests`: what `rest` answers, in turn, once models are loaded; with the last one they go.
@@ -110,7 +111,7 @@ class Fault:
     the request gets a `failed` and the others go on.
     """
 
-    error: Exception
+    error: BaseException
     after_steps: int | None = None
     raised: bool = False
 
@@ -148,6 +149,7 @@ class ScriptedEngine:
     max_loaded: int = 1
     rests: list[float | None] = field(default_factory=list)
     faults: Mapping[str, Fault] = field(default_factory=dict)
+    breaks: Mapping[str, list[BaseException]] = field(default_factory=dict)
     draw: Callable[[GenerationRequest, int, int, int], bytes] = plain_picture
     gate: Gate = field(default_factory=Gate)
     loading_gate: Gate = field(default_factory=Gate)
@@ -159,15 +161,22 @@ class ScriptedEngine:
     _spent: list[Spent] = field(default_factory=list)
 
     def is_warm(self, request: GenerationRequest) -> bool:
-        return self.model_of(request) in self._loaded
+        self._break("is_warm")
+        return self._model_of(request) in self._loaded
 
     def has_room(self) -> bool:
+        self._break("has_room")
         return len(self._drawings) < self.capacity
 
     def is_busy(self) -> bool:
+        self._break("is_busy")
         return bool(self._drawings)
 
     def model_of(self, request: GenerationRequest) -> str:
+        self._break("model_of")
+        return self._model_of(request)
+
+    def _model_of(self, request: GenerationRequest) -> str:
         if not request.model or (request.model_fallback and not self._has(request.model)):
             return self.models_on_disk[0]
         if not self._has(request.model):
@@ -176,7 +185,8 @@ class ScriptedEngine:
 
     def admit(self, key: str, request: GenerationRequest) -> None:
         self._note("admit", request.id)
-        model = self.model_of(request)
+        self._break("admit")
+        model = self._model_of(request)
         self._load(model, key)
         fault = self.faults.get(request.id)
         if fault is not None and fault.after_steps is None:
@@ -188,6 +198,7 @@ class ScriptedEngine:
         if not self._drawings:
             return []
         self.gate.enter()
+        self._break("step")
         self._note("step", ",".join(d.request.id for d in self._drawings.values()))
         for drawing in self._drawings.values():
             self._raise_if_scripted(drawing)
@@ -199,6 +210,7 @@ class ScriptedEngine:
         ]
 
     def rest(self) -> float | None:
+        self._break("rest")
         if not (self._loaded and self.rests):
             return None
         wait = self.rests.pop(0)
@@ -208,9 +220,11 @@ class ScriptedEngine:
         return wait
 
     def holdings(self) -> Holdings:
+        self._break("holdings")
         return Holdings(loaded=[Loaded(name=n, kind="model", bytes=0) for n in self._loaded])
 
     def newest_memory(self) -> Memory | None:
+        self._break("newest_memory")
         return None
 
     def take_timings(self) -> Sequence[Spent]:
@@ -218,14 +232,17 @@ class ScriptedEngine:
         return spent
 
     def drop(self, key: str) -> None:
+        self._break("drop")
         drawing = self._drawings.pop(key, None)
         if drawing is not None:
             self._note("drop", drawing.request.id)
 
     def loaded_models(self) -> list[str]:
+        self._break("loaded_models")
         return list(self._loaded)
 
     def models(self) -> list[ModelInfo]:
+        self._break("models")
         loaded = list(self._loaded)
         return [
             ModelInfo(
@@ -239,16 +256,22 @@ class ScriptedEngine:
         ]
 
     def unusable(self) -> list[Unusable]:
+        self._break("unusable")
         return [Unusable(name=name, reason=why) for name, why in self.useless.items()]
 
     def close(self) -> None:
         self._note("close", "")
+        self._break("close")
         self._drawings.clear()
         self.closed = True
 
     def requests(self, what: str) -> list[str]:
         """The ids of the requests that `what` ("admit", "step", "load", "drop") was done to."""
         return [of for done, of in list(self.log) if done == what]
+
+    def _break(self, method: str) -> None:
+        if errors := self.breaks.get(method):
+            raise errors.pop(0)
 
     def _has(self, model: str) -> bool:
         return model in self.models_on_disk
@@ -347,7 +370,7 @@ def _progress(drawing: _Drawing) -> Progress:
     )
 
 
-def _failed(request_id: str, error: Exception) -> Failed:
+def _failed(request_id: str, error: BaseException) -> Failed:
     ours = error if isinstance(error, RunAIError) else RunAIError(str(error))
     return Failed(id=request_id, error=ErrorBody.of(ours))
 

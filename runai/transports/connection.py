@@ -9,6 +9,10 @@ own writer, and once enough of its answers are unread its own reader, and nobody
 The reader always waits in `recv`, so it learns at once of a client that was killed, whatever
 its jobs are doing; closing the session then cancels them. An end of stream means that the
 client has left, even if it could still read; only after half a message it is told so first.
+After an error (see `streams.breaks`) the session stays parked instead, if the client has named
+one. An error shows on one of the two threads, whichever asks the kernel first, while the other
+sees an end of stream: so the session is parked in any case, and closed when both have ended and
+neither has met one.
 
 A stranger goes through three doors, all on the reader's thread: TLS, where the server speaks
 it; then the writer begins; then a `hello` with the token, where one is asked for. Until then it
@@ -30,10 +34,10 @@ import time
 from typing import Any, Protocol, cast
 
 from runai import __version__
-from runai.errors import RunAIError, Unauthorized
+from runai.errors import RunAIError, TooManyConnections, Unauthorized
 from runai.jobs.service import Service
 from runai.schema import codec
-from runai.schema.dialects import Reply, krita, native, reply_to, understand
+from runai.schema.dialects import Reply, Spoken, krita, native, reply_to, understand
 from runai.schema.events import (
     TERMINAL,
     Accepted,
@@ -46,7 +50,16 @@ from runai.schema.events import (
     Preview,
     Progress,
 )
-from runai.schema.requests import Cancel, Command, Convert, GetStatus, Hello, ListModels
+from runai.schema.requests import (
+    Cancel,
+    Command,
+    Convert,
+    GetStatus,
+    Hello,
+    ListModels,
+    Received,
+)
+from runai.streams.breaks import is_broken
 from runai.streams.plain import PlainStream, Stream
 from runai.transports.gate import Gate
 from runai.transports.naive import Pace, Straight, pace_for, set_nagle
@@ -102,23 +115,34 @@ class ClientConnection:
         self._wire = wire.Connection(wire.Role.SERVER, options.packet_size, STRANGER_BYTES)
         self._opening = Opening()
         self._patience = Patience(options, time.monotonic(), admitted=not self._asks_token)
+        self._faults: list[OSError] = []
         self._ended = threading.Event()
         name = f"client-{sock.fileno()}"
-        self._session = service.open_session(name)
+        self._session = service.open_session(name, self.abort)
         self._reader = threading.Thread(target=self._read, name=f"runai-{name}-reader")
         self._writer = threading.Thread(target=self._write, name=f"runai-{name}-writer")
 
     def start(self) -> None:
-        self._reader.start()
+        """Raises TooManyConnections if there is no thread to be had."""
+        try:
+            self._reader.start()
+        except RuntimeError:
+            self._session.close()
+            raise _no_thread() from None
 
     def finish(self) -> None:
         """The server ends: answer what is open, and close when the client has read it."""
         self._session.finish()
 
     def abort(self) -> None:
-        """End it now, whatever is open or unread."""
-        self._ended.set()
+        """End it now, whatever is open or unread; what has been taken over goes on elsewhere."""
         self._session.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """End both threads, and nothing that the client could come back for."""
+        self._ended.set()
+        self._session.park()
         self._stream.shut()
 
     def join(self, timeout_s: float | None = None) -> None:
@@ -131,23 +155,33 @@ class ClientConnection:
             self._stream = self._gate.secured(self._sock, self._options.auth_timeout_s)
             if not self._asks_token:
                 self._admit()
-            self._writer.start()
+            self._begin_writing()
             self._receive_until_end()
         except RunAIError as error:
             self._send_away(error)
         except OSError as error:
-            log.debug("%s is gone: %s.", self._session.name, error)
+            self._faults.append(error)
         finally:
-            self.abort()
+            self._let_go()
             if self._writer.ident is not None:
                 self._writer.join()
+            if not is_broken(self._faults, is_here=self.origin.is_here):
+                self._session.close()
+            log.debug("%s is gone: %s.", self._session.name, self._faults or "it has left")
             self._stream.close()
             self._house.left(self)
+
+    def _begin_writing(self) -> None:
+        try:
+            self._writer.start()
+        except RuntimeError:
+            raise _no_thread() from None
 
     def _receive_until_end(self) -> None:
         """Until the client has left. Raises a RunAIError that it is to be sent away with."""
         while True:
             data = self._receive()
+            self._service.counters.count("received_bytes", len(data))
             if data:
                 self._opening.hear(data)
                 self._wire.receive_data(data)
@@ -179,6 +213,7 @@ class ClientConnection:
         elif isinstance(event, wire.Cancel):
             self._session.cancel_all()
         elif isinstance(event, wire.TooLarge):
+            self._session.refused(event.error)
             self._refuse(event.error, {}, native.REPLY)
 
     def _show_token(self, event: wire.WireEvent) -> None:
@@ -204,6 +239,7 @@ class ClientConnection:
 
     def _send_away(self, error: RunAIError) -> None:
         """Say why, if there is still somebody to hear it, and end."""
+        self._session.refused(error)
         if self._writer.ident is None:  # it never got as far as a stream of messages
             with contextlib.suppress(OSError):
                 self._sock.sendall(last_words(error, self._options.packet_size))
@@ -218,12 +254,15 @@ class ClientConnection:
     def _hear(self, body: bytes) -> None:
         message: dict[str, Any] = {}
         reply: Reply = native.REPLY
+        spoken: Spoken | None = None
         try:
             message = codec.decode(body, self._service.limits.max_json_depth)
             reply = reply_to(message)
             spoken = understand(message)
             self._obey(spoken.command, spoken.reply)
         except RunAIError as error:
+            if spoken is None:
+                self._session.refused(error)
             self._refuse(error, message, reply)
         except Exception as fault:  # a fault of ours: this message's failure, not its client's end
             log.exception("A message could not be handled.")
@@ -232,9 +271,9 @@ class ClientConnection:
 
     def _obey(self, command: Command, reply: Reply) -> None:
         if isinstance(command, Hello):
-            if command.observer:
-                self._house.observes(self)
-            self._session.post(self._service.hello(self._options.max_message_bytes), reply)
+            self._welcome(command, reply)
+        elif isinstance(command, Received):
+            self._session.confirm(command.id)
         elif isinstance(command, Cancel):
             # one that is not open (any more) has had, or will have, its last answer
             self._session.cancel(command.id)
@@ -246,6 +285,17 @@ class ClientConnection:
             self._session.post(self._service.status(), reply)
         else:
             self._session.submit(command, reply)
+
+    def _welcome(self, hello: Hello, reply: Reply) -> None:
+        if hello.observer:
+            self._house.observes(self)
+        answer = self._service.hello(self._options.max_message_bytes)
+        if hello.session is None or not self._service.resume_s:
+            self._session.post(answer, reply)
+            return
+        self._session.resume(hello.session, answer, reply)
+        # not for others: one that reads nothing for long, and cannot come back, would lose all
+        self._options.keepalive.watch_what_is_sent(self._sock)
 
     def _refuse(self, error: RunAIError, message: dict[str, Any], reply: Reply) -> None:
         said = codec.id_of(message)
@@ -268,9 +318,9 @@ class ClientConnection:
                 if isinstance(event, HelloEvent):
                     self._pace = self._proper_pace()
             self._stream.end()
-        except OSError:
-            log.debug("%s cannot be written to any more.", self._session.name)
-            self.abort()
+        except OSError as error:
+            self._faults.append(error)
+            self._let_go()
         except Exception:  # a fault of ours: a client that is cut off is better than one that waits
             log.exception("An answer could not be written.")
             self.abort()
@@ -300,4 +350,10 @@ class ClientConnection:
 
     def _send(self, body: bytes) -> None:
         self._wire.send_message(body)
-        self._pace.write(self._wire.data_to_send())
+        pieces = self._wire.data_to_send()
+        self._pace.write(pieces)
+        self._service.counters.count("sent_bytes", sum(map(len, pieces)))
+
+
+def _no_thread() -> TooManyConnections:
+    return TooManyConnections("The server can start no thread for one more client.")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from runai.streams.keepalive import Keepalive
 from runai.wire.connection import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_PACKET_SIZE
+
+KEEPALIVE = Keepalive(idle_s=60, interval_s=10, probes=6)
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,9 @@ class SocketOptions:
     `first_client_timeout_s`: end if nobody came by then; None waits for ever. What a client may
     take: `auth_timeout_s` to agree on TLS, and to show its token; `message_timeout_s` to send a
     message; `idle_timeout_s` between two, while none of its requests is open, 0: for ever;
-    `write_deadline_s`, at the end, to read its last answers.
+    `write_deadline_s`, at the end, to read its last answers. `keepalive`: when one of whom nothing
+    is heard is given up. Its two minutes are long, for a client that cannot come back loses
+    its requests by a shorter break of the network than that.
     """
 
     packet_size: int = DEFAULT_PACKET_SIZE
@@ -30,3 +35,4 @@ class SocketOptions:
     message_timeout_s: float = 60.0
     idle_timeout_s: float = 0.0
     write_deadline_s: float = 5.0
+    keepalive: Keepalive = KEEPALIVE

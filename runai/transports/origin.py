@@ -19,6 +19,7 @@ from runai.errors import Unauthorized
 
 CREDENTIALS = struct.Struct("3i")  # process, user, group: struct ucred of unix(7)
 NETWORK_BITS = 64
+HERE = "this computer"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Origin:
 
     name: str
     vouched: bool = False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether no network lies between."""
+        return self.vouched or self.name == HERE
 
 
 def origin_of(sock: socket.socket) -> Origin:
@@ -37,7 +43,7 @@ def origin_of(sock: socket.socket) -> Origin:
     if isinstance(address, ipaddress.IPv6Address):
         address = address.ipv4_mapped or address
     if address.is_loopback:
-        return Origin("this computer")
+        return Origin(HERE)
     if isinstance(address, ipaddress.IPv6Address):
         return Origin(str(ipaddress.ip_network((address, NETWORK_BITS), strict=False)))
     return Origin(str(address))

@@ -71,6 +71,12 @@ class Roll(Generic[C]):
                 self._counted.discard(connection)
                 self._somebody_left = True
 
+    def withdraw(self, connection: C) -> None:
+        """It could not be served: as if it had never come."""
+        with self._lock:
+            self._present.discard(connection)
+            self._counted.discard(connection)
+
     def take_gone(self) -> list[C]:
         """Those that left since the last call."""
         with self._lock:

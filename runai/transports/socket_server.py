@@ -1,11 +1,12 @@
 """The raw-socket server: takes connections, and knows when to end.
 
 Theory of operation. `run` waits on one thread for newcomers, for the wake-up end of a
-socket pair, and for the time by which somebody must have come; nothing else wakes it. Each
-connection has its own threads, which tell the `Roll` that they ended and wake `run`, which joins
-them and asks the roll whether that was a reason to end. At the end the listeners are closed
-first; connections may still write the answers of what is done, until a deadline, and then
-all of them are closed and joined.
+socket pair, and for the time by which somebody must have come, or come back; nothing else
+wakes it. Each connection has its own threads, which tell the `Roll` that they ended and wake
+`run`, which joins them and asks the roll whether that was a reason to end. It is none while a
+client whose connection broke is waited for. At the end the listeners are closed first;
+connections may still write the answers of what is done, until a deadline, and then all of them
+are closed and joined.
 
 It does not wait for jobs to be drawn: `drain` the service before `stop`, if they are to be.
 """
@@ -27,12 +28,11 @@ from runai.transports.connection import ClientConnection
 from runai.transports.gate import Gate
 from runai.transports.options import SocketOptions
 from runai.transports.origin import Origin, origin_of
-from runai.transports.refusal import Refusal
+from runai.transports.refusal import Refusal, last_words
 from runai.transports.roll import Roll, StopReason
 
 __all__ = ["SocketOptions", "SocketServer", "StopReason"]
 
-KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 6}  # seconds
 PAUSE_S = 0.1
 log = logging.getLogger(__name__)
 Member = ClientConnection | Refusal
@@ -71,6 +71,7 @@ class SocketServer:
             idle_exit_s=self._options.idle_exit_s,
             first_client_by=None if wait_s is None else time.monotonic() + wait_s,
         )
+        self._due_in: float | None = None  # seconds, for `Service.expire`
         try:
             return self._accept_until_end()
         finally:
@@ -93,7 +94,7 @@ class SocketServer:
                 selector.register(listening, selectors.EVENT_READ, accept)
             selector.register(self._woken, selectors.EVENT_READ, self._tidy)
             while (reason := self._reason_to_end()) is None:
-                for key, _ in selector.select(self._roll.time_left(time.monotonic())):
+                for key, _ in selector.select(self._time_left()):
                     react: Callable[[], None] = key.data
                     react()
         log.info("The socket server ends: %s.", reason.value)
@@ -102,7 +103,15 @@ class SocketServer:
     def _reason_to_end(self) -> StopReason | None:
         if self._stopping:
             return StopReason.STOPPED
+        self._due_in = self._service.expire()
+        if self._due_in is not None:  # somebody may come back
+            return None
         return self._roll.reason_to_end(time.monotonic())
+
+    def _time_left(self) -> float | None:
+        """Until something is to be done though nobody moves; None: for ever."""
+        times = (self._due_in, self._roll.time_left(time.monotonic()))
+        return min((left for left in times if left is not None), default=None)
 
     def _tidy(self) -> None:
         self._woken.recv(4096)
@@ -120,7 +129,7 @@ class SocketServer:
             return
         try:
             sock.setblocking(True)
-            _keep_watch(sock)
+            self._options.keepalive.watch(sock)
             self._seat(sock)
         except OSError:  # it left meanwhile
             sock.close()
@@ -136,7 +145,15 @@ class SocketServer:
             sock, origin, self._service, self._options, self._gate, house=self
         )
         self._roll.enter(connection, counts=connection.is_admitted)
-        connection.start()
+        try:
+            connection.start()
+            self._service.counters.count("connections")
+        except TooManyConnections as error:
+            self._service.counters.count("connections_refused")
+            self._roll.withdraw(connection)
+            with contextlib.suppress(OSError):  # there is no thread to wait for it
+                sock.send(last_words(error, self._options.packet_size), socket.MSG_DONTWAIT)
+            sock.close()
 
     def _check_seats(self, origin: Origin) -> None:
         """Raises TooManyConnections when there is none for a client from there."""
@@ -150,12 +167,17 @@ class SocketServer:
             )
 
     def _turn_away(self, sock: socket.socket, error: RunAIError) -> None:
+        self._service.counters.count("connections_refused")
         if len(self._roll.present()) >= 2 * self._options.max_connections:
             sock.close()  # even those being refused are too many
             return
         refusal = Refusal(sock, error, self._options.packet_size, self.left)
         self._roll.enter(refusal, counts=False)
-        refusal.start()
+        try:
+            refusal.start()
+        except RuntimeError:  # there is not even a thread for that
+            self._roll.withdraw(refusal)
+            sock.close()
 
     # What connections tell, on their own threads.
 
@@ -186,12 +208,3 @@ class SocketServer:
             member.join()
         self._woken.close()
         self._waker.close()
-
-
-def _keep_watch(sock: socket.socket) -> None:
-    """Notice, in some minutes, a peer whose computer or network is gone."""
-    if sock.family == getattr(socket, "AF_UNIX", None):
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE.items():
-        sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import children
 import pytest
 
 from runai.client import Client
@@ -23,8 +21,6 @@ from runai.testing.scripted import ScriptedEngine
 from runai.transports import listener
 from runai.transports.socket_server import SocketOptions, SocketServer
 
-PATIENCE_S = 30.0
-ROOT = Path(__file__).parents[2]
 # a server that draws by script, as a program: its words follow
 SERVE = """
 import sys
@@ -69,7 +65,7 @@ def _running(
         engine.gate.open()
         server.stop()
         service.stop()
-        thread.join(PATIENCE_S)
+        thread.join(children.PATIENCE_S)
 
 
 @pytest.fixture
@@ -90,63 +86,15 @@ def another() -> Callable[[int], None]:
     return draw_another
 
 
-class Child:
-    """A process of ours; its stderr is read line by line."""
-
-    def __init__(self, words: list[str]) -> None:
-        self.process = subprocess.Popen(
-            words,
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        # a child that hangs fails its test instead of hanging it
-        self._alarm = threading.Timer(PATIENCE_S, self.process.kill)
-        self._alarm.start()
-        self.seen = ""
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        """The first match in the lines of stderr from here on."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.seen += line
-            if found := re.search(pattern, line):
-                return found
-        raise AssertionError(f"{pattern!r} was never said, but: {self.seen}")
-
-    def signal(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def tell(self) -> None:
-        """Let the child's script go on."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-
-    def end(self) -> int:
-        out, err = self.process.communicate()
-        self.out = out
-        self.seen += err
-        return self.process.returncode
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-        self._alarm.cancel()
-        self._alarm.join()
-
-
 @pytest.fixture
-def start() -> Iterator[Callable[..., Child]]:
+def start() -> Iterator[Callable[..., children.Child]]:
     """`start(words…)`: Python with these words as a child process."""
-    children: list[Child] = []
+    begun: list[children.Child] = []
 
-    def start_child(*words: str) -> Child:
-        children.append(Child([sys.executable, *words]))
-        return children[-1]
+    def start_child(*words: str) -> children.Child:
+        begun.append(children.python(*words))
+        return begun[-1]
 
     yield start_child
-    for child in children:
+    for child in begun:
         child.close()

@@ -98,4 +98,4 @@ def test_every_line_of_the_conversation_is_valid() -> None:
 def test_the_page_names_no_message_that_does_not_exist() -> None:
     titles = set(re.findall(r"^#### `(\w+)`", PROTOCOL, re.MULTILINE))
     assert "Undefined" not in PROTOCOL
-    assert titles == {*codec.EVENT_TYPES, "generate", "cancel", "convert"}
+    assert titles == {*codec.EVENT_TYPES, "generate", "cancel", "received", "convert"}

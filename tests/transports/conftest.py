@@ -37,10 +37,11 @@ class Running:
         listeners: list[socket.socket],
         options: SocketOptions,
         gate: Gate,
+        resume_s: float,
     ) -> None:
         self.engine = engine
         self.gate = gate
-        self.service = Service(make_engine)
+        self.service = Service(make_engine, resume_s=resume_s)
         self.server = SocketServer(listeners, self.service, options, gate)
         self.port = self.server.port
         self.packet_size = options.packet_size
@@ -92,6 +93,7 @@ def serve() -> Iterator[Serve]:
         host: str = "127.0.0.1",
         unix_path: Path | None = None,
         keys: Keys = Keys(),  # noqa: B008 (frozen)
+        resume_s: float = 30.0,
         **options: Any,
     ) -> Running:
         engine = engine or ScriptedEngine()
@@ -103,7 +105,7 @@ def serve() -> Iterator[Serve]:
             if unix_path is None
             else bind_unix(unix_path)
         )
-        running = Running(engine, used, listeners, chosen, Gate(keys))
+        running = Running(engine, used, listeners, chosen, Gate(keys), resume_s)
         made.append(running)
         running.start()
         return running

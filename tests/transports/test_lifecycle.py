@@ -222,3 +222,20 @@ def test_an_idle_server_with_clients_never_wakes_up(serve: Serve) -> None:
         assert {task: after[task] - before[task] for task in after if task != own} == {
             task: 0 for task in after if task != own
         }
+
+
+def test_connections_bytes_and_what_is_refused_are_counted(serve: Serve) -> None:
+    running = serve(max_connections=1, max_message_bytes=2000)
+    with running.client() as client:
+        client.hello()
+        assert client.ask({"type": "nothing"})["type"] == "failed"
+        client.send_body(b"y" * 5000)
+        client.receive_type("failed")
+        with running.client() as another:
+            assert another.receive() is not None
+        client.send({"type": "status"})
+        counters = client.receive_type("status")["counters"]
+    assert (counters["connections"], counters["connections_refused"]) == (1, 1)
+    assert counters["refused"] == {"unknown_action": 1, "message_too_large": 1}
+    assert counters["received_bytes"] == (2 + 2 + 6 + 2) * 1024
+    assert counters["sent_bytes"] % 1024 == 0 and counters["sent_bytes"] >= 4 * 2048

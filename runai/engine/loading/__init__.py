@@ -25,8 +25,9 @@ from runai.engine import detection
 from runai.engine.archs import ARCHS, CHANNELS_BESIDE, Arch, Defaults
 from runai.engine.catalogue import Entry
 from runai.engine.detection import Finding
-from runai.engine.devices import Place, is_out_of_memory
+from runai.engine.devices import Place
 from runai.engine.distillations import DISTILLATIONS
+from runai.engine.faults import is_of_device
 from runai.engine.loading import folders, single
 from runai.engine.loading.weights import Reader
 from runai.engine.model import LoadedModel
@@ -97,7 +98,7 @@ def _named(entry: Entry) -> Iterator[None]:
             error.message = f"{entry.name} cannot be loaded. {error.message}"
         raise
     except _BROKEN as error:
-        if is_out_of_memory(error):
+        if is_of_device(error):
             raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelBroken(f"{entry.name} cannot be loaded: {reason[0][:300]}") from error

@@ -1,0 +1,114 @@
+"""Servers to break: one on threads of this process, one that is a child. Both look alike.
+
+`Here` is for faults that are put into an engine or into what it calls, `Apart` for those of a
+whole process. What a server holds is read from /proc, so it is the same for both.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import children
+
+from runai.jobs.engine import Engine
+from runai.jobs.service import Service
+from runai.transports.listener import bind
+from runai.transports.socket_server import SocketOptions, SocketServer
+
+if TYPE_CHECKING:
+    from runai.engine.engine import TorchEngine
+
+SMALL = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 1}
+
+
+class Held(NamedTuple):
+    """What a process holds. `threads`: the kernel's numbers of them."""
+
+    threads: frozenset[str]
+    descriptors: int
+    resident_bytes: int
+
+    @classmethod
+    def of(cls, pid: int) -> Held:
+        process = Path("/proc", str(pid))
+        resident_pages = int((process / "statm").read_text().split()[1])
+        return cls(
+            frozenset(os.listdir(process / "task")),  # noqa: PTH208 (names are wanted)
+            len(os.listdir(process / "fd")),  # noqa: PTH208
+            resident_pages * os.sysconf("SC_PAGE_SIZE"),
+        )
+
+
+class Server(Protocol):
+    """A server that listens. `good`: the fields of a request that it can draw."""
+
+    port: int
+    pid: int
+    good: Mapping[str, Any]
+
+    def end(self) -> None:
+        """Stop it, if it still runs, and let go of all that belongs to it."""
+        ...
+
+
+class Here:
+    """The real service and socket server over an engine, on threads of this process."""
+
+    def __init__(
+        self,
+        make_engine: Callable[[], Engine],
+        *,
+        options: SocketOptions | None = None,
+        **good: Any,
+    ) -> None:
+        self.fatal: list[Exception] = []
+        self.service = Service(make_engine, on_fatal=self._die)
+        self.server = SocketServer(
+            bind("127.0.0.1", 0), self.service, options or SocketOptions(keep_alive=True)
+        )
+        self.port, self.pid, self.good = self.server.port, os.getpid(), {**SMALL, **good}
+        self._thread = threading.Thread(target=self.server.run, name="here")
+        self.service.start()
+        self._thread.start()
+
+    def _die(self, error: Exception) -> None:
+        """As `runai serve` does."""
+        self.fatal.append(error)
+        self.server.stop()
+
+    def end(self) -> None:
+        self.server.stop()
+        self.service.stop()
+        self._thread.join(children.PATIENCE_S)
+        assert not self._thread.is_alive(), "the server has not ended"
+
+
+class Drawing(Here):
+    """A server of this process that draws with torch, and its engine for a look inside."""
+
+    engine: TorchEngine
+
+    def __init__(self, base: Path, **options: Any) -> None:
+        from runai.engine.engine import TorchEngine
+
+        def make() -> TorchEngine:
+            self.engine = TorchEngine(base, device="cpu", dtype="fp32", **options)
+            return self.engine
+
+        super().__init__(make, model="v1/plain")
+
+
+class Apart:
+    """A server that is a child process, and says on stderr which port it has."""
+
+    def __init__(self, child: children.Child, **good: Any) -> None:
+        self.child = child
+        self.port = int(child.wait_for(r"port (\d+)")[1])
+        self.pid, self.good = child.process.pid, {**SMALL, **good}
+
+    def end(self) -> None:
+        self.child.close()

@@ -145,6 +145,15 @@ def test_a_jpeg_for_printing_has_its_colours() -> None:
     assert red > 250 and green < 5 and blue < 5
 
 
+def test_what_a_jpeg_says_of_how_colours_are_meant_is_heeded() -> None:
+    as_cmyk = written("JPEG", Image.new("CMYK", (8, 8), (10, 90, 200, 30)))
+    at = as_cmyk.index(b"Adobe") + 11
+    as_ycck = as_cmyk[:at] + b"\2" + as_cmyk[at + 1 :]
+    read = [images.read(data, "image", LIMITS).tobytes() for data in (as_cmyk, as_ycck)]
+    assert read == [Image.open(io.BytesIO(data)).tobytes() for data in (as_cmyk, as_ycck)]
+    assert read[0] != read[1]
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("turned", range(10))

@@ -75,7 +75,8 @@ def read(request: GenerationRequest, arch: Arch, limits: Limits) -> Given:
         return Given(picture, extent=_enlarged(picture, arch, limits))
     extent = chosen(request.width, request.height, Extent(*given.size).floor())
     mask = None if isinstance(request, ImageToImage) else _mask_picture(request, given, limits)
-    return Given(picture, mask, _checked(extent, limits))
+    blamed = "width" if request.width or request.height else "image"
+    return Given(picture, mask, _checked(extent, limits, blamed))
 
 
 def prepare(model: LoadedModel, request: GenerationRequest, given: Given, limits: Limits) -> Canvas:
@@ -96,9 +97,9 @@ def prepare(model: LoadedModel, request: GenerationRequest, given: Given, limits
     return _masked(model, canvas, given.picture, given.mask)
 
 
-def _checked(extent: Extent, limits: Limits) -> Extent:
+def _checked(extent: Extent, limits: Limits, field: str = "width") -> Extent:
     """The size to draw; TooManyPixels before anything of that size is made."""
-    limits.check_size(*extent.size, field="width")
+    limits.check_size(*extent.size, field=field)
     return extent
 
 

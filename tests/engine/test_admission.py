@@ -131,12 +131,17 @@ REFUSED: dict[str, tuple[dict[str, Any], type[RunAIError], str]] = {
     "no mask": ({"task": "inpaint", "mask_image": "aGVsbG8="}, InvalidImage, "mask_image"),
     "nothing to fill": ({"task": "outpaint", "mask_image": None}, InvalidImage, "mask_image"),
     "a large picture": (
+        {"task": "img2img", "image": as_base64(photo(112, 112)), "width": 64, "height": 64},
+        TooManyPixels,
+        "image",
+    ),
+    "a picture that is too large to be drawn": (
         {"task": "img2img", "image": as_base64(photo(104, 104))},
         TooManyPixels,
         "image",
     ),
     "a large mask": (
-        {"task": "inpaint", "mask_image": as_base64(photo(104, 104))},
+        {"task": "inpaint", "mask_image": as_base64(photo(112, 112))},
         TooManyPixels,
         "mask_image",
     ),
@@ -169,7 +174,8 @@ def test_what_cannot_be_done_is_refused_before_anything_is_loaded(
     fields, error, field = REFUSED[why]
     if "watermark" in fields:
         pytest.importorskip("imwatermark")
-    engine = TorchEngine(shop, device="cpu", dtype="fp32", limits=Limits(max_pixels=100 * 100))
+    limits = Limits(max_pixels=100 * 100, max_input_pixels=110 * 110)
+    engine = TorchEngine(shop, device="cpu", dtype="fp32", limits=limits)
     with pytest.raises(error) as caught:
         engine.admit("k", make_request(**{"model": "v1/sd1", **fields}))
     assert (caught.value.field or "") == field

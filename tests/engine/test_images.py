@@ -59,7 +59,8 @@ def test_damaged_pictures_name_the_field(data: bytes) -> None:
     assert caught.value.field == "mask_image"
 
 
-@pytest.mark.parametrize("side", [101, 50_000])
+# Pillow itself warns of the second and refuses the third
+@pytest.mark.parametrize("side", [101, 10_000, 50_000])
 def test_a_picture_that_claims_too_many_pixels_is_not_unpacked(side: int) -> None:
     with pytest.raises(TooManyPixels, match=r"10000 (are read|pixels).*--max-input-pixels"):
         images.read(picture_files.claiming(side), "image", LIMITS)
@@ -145,6 +146,15 @@ def test_a_jpeg_for_printing_has_its_colours() -> None:
     assert red > 250 and green < 5 and blue < 5
 
 
+def test_what_a_jpeg_says_of_how_colours_are_meant_is_heeded() -> None:
+    as_cmyk = written("JPEG", Image.new("CMYK", (8, 8), (10, 90, 200, 30)))
+    at = as_cmyk.index(b"Adobe") + 11
+    as_ycck = as_cmyk[:at] + b"\2" + as_cmyk[at + 1 :]
+    read = [images.read(data, "image", LIMITS).tobytes() for data in (as_cmyk, as_ycck)]
+    assert read == [Image.open(io.BytesIO(data)).tobytes() for data in (as_cmyk, as_ycck)]
+    assert read[0] != read[1]
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("turned", range(10))
@@ -174,6 +184,7 @@ def test_of_an_animation_the_first_picture_is_read() -> None:
 
 def test_a_picture_whose_size_cannot_be_told_has_none() -> None:
     assert images.size(as_png(photo(24, 16))) == (24, 16)
+    assert images.size(picture_files.claiming(10_000)) == (10_000, 10_000)
     assert images.size(b"hello") is images.size(picture_files.claiming(50_000)) is None
 
 

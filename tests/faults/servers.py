@@ -22,7 +22,8 @@ from runai.transports.socket_server import SocketOptions, SocketServer
 if TYPE_CHECKING:
     from runai.engine.engine import TorchEngine
 
-SMALL = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 1}
+# with words, for the tokenizers start their threads at the first ones
+SMALL = {"prompt": "a b c", "width": 64, "height": 64, "num_inference_steps": 2, "seed": 1}
 
 
 class Held(NamedTuple):

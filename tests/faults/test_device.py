@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import socket
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import children
 import pytest
 
-from tests.faults.servers import Apart
+from tests.faults.servers import Apart, free_port
 from tests.faults.watching import Table
 
 # the server as it is; but once the file `poison` is there, all calls of networks fail, as all
@@ -46,9 +45,7 @@ done
 @pytest.fixture
 def watched_over(stack: ExitStack, models: Path, tmp_path: Path) -> Apart:
     """A server that draws with torch under a supervisor."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = ["--port", str(port), "--keep-alive", "--device", "cpu", "--dtype", "fp32"]
     words += ["--model-base-path", str(models)]
     command = shlex.join([sys.executable, "-c", POISONED, str(tmp_path / "poison"), *words])

@@ -28,11 +28,13 @@ NO_MEMORY = (
     "CUDA error: out of memory",
     "MPS backend out of memory (MPS allocated: 9.05 GB)",
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "could not create a primitive",
     "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: "
     "you tried to allocate 9663676416 bytes. Error code 12 (Cannot allocate memory)",
 )
 # the advice that torch adds to every error of CUDA's speaks of device-side assertions
 HARMLESS = (
+    "could not create a primitive descriptor for a convolution forward propagation primitive",
     "CUDA error: invalid argument" + ADVICE,
     "CUDA error: no kernel image is available for execution on the device" + ADVICE,
     "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx( handle )`",

@@ -8,13 +8,17 @@ from __future__ import annotations
 import base64
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 
 import children
 import pytest
 
-from tests.faults.servers import Apart, free_port
+from runai.cli.serving import Ending
+from runai.testing.scripted import ScriptedEngine
+from runai.transports.socket_server import StopReason
+from tests.faults.servers import Apart, Here, free_port
 from tests.faults.watching import Table, Watch, Witness
 
 Child = Callable[..., Apart]
@@ -158,3 +162,19 @@ def test_while_it_is_stopping(gated: Callable[..., Apart], table: Table) -> None
         assert client.end_of("a")["type"] == "canceled"
         tell(server, "drawing")
     assert "Traceback" not in server.child.seen
+
+
+def test_where_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As past a limit of threads; the threads that are there have to do."""
+
+    def cannot(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")  # as Python says it
+
+    server = Here(ScriptedEngine)
+    ending = Ending(server.service, server.server, grace_s=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", cannot)
+        ending.signal(signal.SIGTERM)
+    server.end()
+    ending.join()
+    assert ending.exit_code(StopReason.STOPPED) == 0

@@ -15,9 +15,10 @@ is a row of the table, also when the check fails; RUNAI_FAULT_TABLE=FILE writes 
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -189,6 +190,25 @@ class Table:
             watch.check_answers()
 
     @contextmanager
+    def restarted(self, fault: str, server: Apart, code: int) -> Iterator[Watch]:
+        """Within, the fault happens. Afterwards the server has ended with this exit code, and
+        whoever watches over it has started it again.
+        """
+        watch = Watch(server)
+        with self._row(fault, watch) as result:
+            _draw(server)
+            yield watch
+            began = time.monotonic()
+            for client in watch.clients:
+                client.read_to_the_end()
+            server.child.wait_for(f"ended with {code}$")
+            server.child.wait_for(f"port {server.port}")
+            _draw(server)
+            result["survived"] = f"restarted after exit code {code}"
+            result["seconds"] = f"{time.monotonic() - began:.2f}"
+            watch.check_answers()
+
+    @contextmanager
     def _row(self, fault: str, watch: Watch) -> Iterator[dict[str, str]]:
         result = {"survived": "yes", "seconds": "-"}
         try:
@@ -219,6 +239,13 @@ def _looking_on(server: Server) -> Iterator[Client]:
     with Client("127.0.0.1", server.port, observer=True) as observer:
         observer.connect()
         yield observer
+
+
+def _named(server: Server, threads: Iterable[str]) -> list[str]:
+    """What is known of threads: the name that the kernel has, and Python's of one of its own."""
+    ours = {str(thread.native_id): thread.name for thread in threading.enumerate()}
+    task = Path("/proc", str(server.pid), "task")
+    return [f"{(task / tid / 'comm').read_text().strip()} {ours.get(tid, '')}" for tid in threads]
 
 
 def _until(true: Callable[[], bool]) -> None:
@@ -256,8 +283,9 @@ def _check_held(server: Server, before: Before, observer: Client) -> None:
     gc.collect()  # of a server of this process: tests make cycles
     _until(is_back)
     now = Held.of(server.pid)
-    assert now.threads - most.threads == set(), "threads more"
-    assert before.lasting - now.threads == set(), "threads less"
+    more = now.threads - most.threads
+    assert not more, f"threads more: {_named(server, more)}"
+    assert before.lasting <= now.threads, "a thread is gone"
     assert now.descriptors <= most.descriptors
     grown = now.resident_bytes - most.resident_bytes
     assert grown <= MAX_GROWTH_BYTES, f"{grown / 2**20:.0f} MiB more"

@@ -50,7 +50,9 @@ def test_status_tells_the_plan_in_force_and_what_is_in_memory(
         assert main(["models", "--port", str(port)]) == 0  # the engine is made by then
         capsys.readouterr()
         assert main(["status", "--port", str(port)]) == 0
-    assert capsys.readouterr().out.splitlines()[5:] == [
+    said = capsys.readouterr().out.splitlines()
+    held = [line for line in said[5:] if not line.startswith(("seats", "traffic"))]
+    assert held == [
         "plan     tiling: needs 9.1 GB, 7.6 GB free: tiling on",
         "memory   2.3 GB loaded, 5.0 GB free, at most 8.0 GB",
         "           167 MB  vae VAE/soft, idle for 12 s",
@@ -112,8 +114,7 @@ def test_watching_goes_on_until_it_is_stopped(
     with running(ScriptedEngine()) as port:
         child = start("-m", "runai", "status", "--watch", "--port", str(port))
         for _ in range(2):
-            assert child.process.stdout.readline().startswith("state ")
-            while child.process.stdout.readline()[:6] != "memory":
+            while not child.process.stdout.readline().startswith("state "):
                 continue
         child.signal(signal.SIGINT)
         assert child.end() == 130

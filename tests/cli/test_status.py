@@ -114,8 +114,7 @@ def test_watching_goes_on_until_it_is_stopped(
     with running(ScriptedEngine()) as port:
         child = start("-m", "runai", "status", "--watch", "--port", str(port))
         for _ in range(2):
-            while not child.process.stdout.readline().startswith("state "):
-                continue
+            assert any(line.startswith("state ") for line in child.process.stdout)
         child.signal(signal.SIGINT)
         assert child.end() == 130
 

@@ -135,7 +135,7 @@ from runai.cli import main
 from runai.testing.scripted import ScriptedEngine
 sys.exit(main(["--port", "0", "--timeout", "--log-format", "json"], make_engine=ScriptedEngine))
 """
-QUICK = "import runai.settings; runai.settings.ATTEMPT_S = 0.01\n"
+QUICK = "from runai.settings import table; table.ATTEMPT_S = 0.01\n"
 
 
 @pytest.mark.parametrize("closed", [True, False])

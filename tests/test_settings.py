@@ -117,6 +117,7 @@ def test_timeout_means_three_attempts_of_three_seconds() -> None:
         ("grace_s", "nan"),
         ("message_timeout_s", "0"),
         ("token_file", "/nowhere"),
+        ("token_file", "x" * 5000),
         ("timeout", "perhaps"),
         ("device", "cuda:"),
         ("device", "gpu"),

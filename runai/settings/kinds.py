@@ -1,7 +1,7 @@
 """The types of values that settings have: how each is read from text, and what is allowed.
 
-A reader raises ValueError, KeyError or RuntimeError for text that is no such value; who asked
-says what is wrong. Standard library only.
+A reader raises ValueError, KeyError, RuntimeError or OSError for text that is no such value; who
+asked says what is wrong. Standard library only.
 """
 
 from __future__ import annotations

@@ -125,7 +125,8 @@ def _read(row: Row, found: _Found, warn: Callable[[str], None]) -> Any:
         text = _without_scheme(text, found.place, warn)
     try:
         value = row.kind.read(text)
-    except (ValueError, KeyError, RuntimeError):  # the last: ~ of somebody who has no home
+    # RuntimeError: ~ of somebody who has no home; OSError: no name is that long
+    except (ValueError, KeyError, RuntimeError, OSError):
         raise _wrong(row, found) from None
     if row.kind is FOLDERS and not all(map(_is_folder, value)):
         raise _wrong(row, found)

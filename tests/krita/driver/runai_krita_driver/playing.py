@@ -1,0 +1,79 @@
+"""Plays scenes inside Krita, one after the other, without ever blocking its GUI.
+
+A scene is a generator: what it yields is a question (a function), and it goes on once the answer is
+yes; one that waits too long fails. What it returns are facts. Of every scene the
+report says what it returned or how it failed; the tests outside read that. `RUNAI_DRIVER_OUT` is
+the folder for the report and for pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+from krita import Krita
+from PyQt5.QtCore import QTimer
+from PyQt5.QtWidgets import QApplication
+
+OUT = Path(os.environ["RUNAI_DRIVER_OUT"])
+TICK_MS = 20
+PATIENCE_S = float(os.environ.get("RUNAI_DRIVER_PATIENCE_S", "60"))
+
+Scene = Callable[[], Iterator[Callable[[], Any]]]
+
+
+class Play:
+    """See the module."""
+
+    def __init__(self, scenes: list[Scene]) -> None:
+        self._scenes = list(scenes)
+        self._report: dict[str, dict[str, Any]] = {}
+        self._timer = QTimer()
+        self._timer.setInterval(TICK_MS)
+        self._timer.timeout.connect(self._tick)
+        self._name = ""
+
+    def begin(self) -> None:
+        if not self._timer.isActive():
+            self._next()
+            self._timer.start()
+
+    def _next(self) -> None:
+        if not self._scenes:
+            self._timer.stop()
+            (OUT / "report.json").write_text(json.dumps(self._report, indent=1))
+            quit_krita()
+            return
+        scene = self._scenes.pop(0)
+        self._name, self._begun = scene.__name__, time.monotonic()
+        self._steps = scene()
+        self._question = lambda: True
+
+    def _tick(self) -> None:
+        try:
+            if self._question():
+                self._question = next(self._steps)
+                self._deadline = time.monotonic() + PATIENCE_S
+            elif time.monotonic() > self._deadline:
+                raise TimeoutError(f"waited for line {self._steps.gi_frame.f_lineno} in vain")
+        except StopIteration as end:
+            self._write({"facts": end.value})
+        except Exception:
+            QApplication.primaryScreen().grabWindow(0).save(str(OUT / f"failed-{self._name}.png"))
+            self._write({"error": traceback.format_exc()})
+
+    def _write(self, outcome: dict[str, Any]) -> None:
+        outcome["seconds"] = round(time.monotonic() - self._begun, 2)
+        self._report[self._name] = outcome
+        self._next()
+
+
+def quit_krita() -> None:
+    for document in Krita.instance().documents():
+        document.setModified(False)
+        document.close()
+    Krita.instance().activeWindow().qwindow().close()

@@ -108,7 +108,7 @@ def check(planned: Plan, wish: Wish, limits: Limits) -> None:
 def request(
     request_id: str, wish: Wish, planned: Plan, image: bytes | None, mask: bytes | None
 ) -> dict[str, Any]:
-    """The message; `image` and `mask` are PNG files of the plan's box, where the task wants them."""
+    """The message. `image`, `mask`: PNG files of the plan's box, if the task wants them."""
     message: dict[str, Any] = {
         "type": "generate",
         "task": planned.task,

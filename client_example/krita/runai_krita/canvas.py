@@ -7,6 +7,7 @@ active one and becomes the active one, in one step that can be undone.
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
 from krita import Krita
@@ -16,6 +17,8 @@ from PyQt5.QtGui import QImage, QPainter
 from .asking import Plan, without_picture
 from .geometry import Box
 
+SETTLES_S = 1.0
+SRGB = "sRGB-elle-V2-srgbtrc.icc"  # Krita brings it along
 BYTES_A_PIXEL = 4  # blue, green, red, alpha: of Krita's 8-bit layers and of Qt's ARGB32 alike
 
 
@@ -98,23 +101,50 @@ def _png(image: QImage) -> bytes:
     return bytes(data)
 
 
-def insert(where: Place, png: bytes, name: str) -> None:
-    """A new layer with the picture, transparent where nothing was selected. Raises Gone."""
+class Layers:
+    """Makes them, each above the one before.
+
+    Krita makes a new layer the active one in its own time. So for a moment it says nothing about
+    what the user wants that one made here is active, or what was active before it.
+    """
+
+    def __init__(self) -> None:
+        self._recent: list[Any] = []  # what was active, then the layers made since, not yet settled
+        self._settled_at = 0.0
+
+    def insert(self, where: Place, png: bytes, name: str) -> None:
+        """The picture as a layer, transparent where nothing was selected. Raises Gone."""
+        document = where.document
+        if document not in Krita.instance().documents():
+            raise Gone
+        layer = _filled(document.createNode(name, "paintlayer"), where, QImage.fromData(png))
+        above = self._above(document)
+        parent = above.parentNode() if above is not None else document.rootNode()
+        parent.addChildNode(layer, above)
+        document.waitForDone()  # else it would not be in the document yet
+        self._recent.append(layer)
+        self._settled_at = time.monotonic() + SETTLES_S
+
+    def _above(self, document: Any) -> Any:
+        active = document.activeNode()
+        if active in self._recent and time.monotonic() < self._settled_at:
+            newest = self._recent[-1]
+            if newest.parentNode() is not None:  # it has not been undone
+                return newest
+        self._recent = [active]
+        return _layer_of(active, document)
+
+
+def _filled(layer: Any, where: Place, image: QImage) -> Any:
     document = where.document
-    if document not in Krita.instance().documents():
-        raise Gone
-    image = QImage.fromData(png)
     pixels = bytearray(_pixels(image))
     if where.mask is not None:
         pixels[BYTES_A_PIXEL - 1 :: BYTES_A_PIXEL] = where.mask
-    layer = document.createNode(name, "paintlayer")
     if (document.colorModel(), document.colorDepth()) != ("RGBA", "U8"):
-        layer.setColorSpace("RGBA", "U8", "")
-    x, y = where.box.x, where.box.y
-    layer.setPixelData(QByteArray(bytes(pixels)), x, y, image.width(), image.height())
-    above = _layer_of(document.activeNode(), document)
-    parent = above.parentNode() if above is not None else document.rootNode()
-    parent.addChildNode(layer, above)
+        layer.setColorSpace("RGBA", "U8", SRGB)
+    size = (image.width(), image.height())
+    layer.setPixelData(QByteArray(bytes(pixels)), where.box.x, where.box.y, *size)
+    return layer
 
 
 def _layer_of(node: Any, document: Any) -> Any:

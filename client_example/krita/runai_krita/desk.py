@@ -1,7 +1,8 @@
 """The one desk of all of Krita's windows: what is asked goes out here, what is drawn comes in.
 
-Owns the connection, the board, and the places that pictures are drawn for. The connection's thread
-does nothing here but emit a signal, which Qt delivers in the GUI thread; everything else happens there.
+Owns the connection, the board, and the places that pictures are drawn for. The connection's
+thread does nothing here but emit a signal, which Qt delivers in the GUI thread; everything else
+happens there.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class Desk(QObject):
         self.starter: Starter | None = None
         self._connection: Connection | None = None
         self._places: dict[str, tuple[canvas.Place, asking.Wish]] = {}
+        self._layers = canvas.Layers()
         self._ids = itertools.count(1)
+        self._is_taking = False
         self._news.connect(self._take_events)
 
     @property
@@ -45,9 +48,7 @@ class Desk(QObject):
         self.starter = None
         if settings.command and host in LOOPBACK:
             self.starter = Starter(settings.command, host, port)
-        self._connection = Connection(
-            (host, port), settings.hello(), self._news.emit, self.starter
-        )
+        self._connection = Connection((host, port), settings.hello(), self._news.emit, self.starter)
         self._connection.start()
         self.changed.emit()
 
@@ -89,12 +90,17 @@ class Desk(QObject):
                 self._connection.cancel(request_id)
 
     def _take_events(self) -> None:
-        if self._connection is None:
-            return  # closed since it was emitted
-        while not self._connection.events.empty():
-            finished = self.board.hear(self._connection.events.get())
-            if finished is not None:
-                self._put_down(finished)
+        """All that there are. Krita delivers signals while it waits for a layer: not into here."""
+        if self._is_taking:
+            return  # whoever is at it goes on until there is nothing left
+        self._is_taking = True
+        try:
+            while self._connection is not None and not self._connection.events.empty():
+                finished = self.board.hear(self._connection.events.get())
+                if finished is not None:
+                    self._put_down(finished)
+        finally:
+            self._is_taking = False
         self.changed.emit()
 
     def _put_down(self, finished: Finished) -> None:
@@ -103,7 +109,8 @@ class Desk(QObject):
             return
         for picture in finished.pictures:
             try:
-                canvas.insert(where, picture.png, asking.layer_name(wish.prompt, picture.seed))
+                name = asking.layer_name(wish.prompt, picture.seed)
+                self._layers.insert(where, picture.png, name)
             except canvas.Gone:
                 self.board.complain(
                     "The document that this was drawn for is closed.",

@@ -43,8 +43,8 @@ class Dock(DockWidget):
         self._plan = QLabel()
         self._plan.setObjectName("runai_plan")
         self._plan.setWordWrap(True)
-        self._plan.setEnabled(False)  # as quiet as a hint
-        self.setWidget(self._scrolling(self._column()))
+        self._plan.setStyleSheet("font-style: italic")
+        self.setWidget(self._whole())
         self._connect()
         self._show_board()
 
@@ -61,6 +61,14 @@ class Dock(DockWidget):
 
     # --- making it ---------------------------------------------------------------------
 
+    def _whole(self) -> Any:
+        whole = QWidget()
+        layout = QVBoxLayout(whole)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._scrolling(self._column()), 1)
+        layout.addWidget(self._server)
+        return whole
+
     def _column(self) -> Any:
         column = QWidget()
         layout = QVBoxLayout(column)
@@ -69,7 +77,6 @@ class Dock(DockWidget):
         layout.addLayout(self._buttons())
         layout.addWidget(self._showing)
         layout.addStretch(1)
-        layout.addWidget(self._server)
         return column
 
     def _scrolling(self, widget: Any) -> Any:

@@ -41,6 +41,8 @@ class Fields(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
+        self._models: list[str] = []
+        self._last_seed: int | None = None
         self._make_words()
         self._make_strength()
         self._make_rest()
@@ -149,7 +151,6 @@ class Fields(QWidget):
         self._unfold.setArrowType(Qt.DownArrow if is_open else Qt.RightArrow)
 
     def _make_model(self) -> None:
-        self._models: list[str] = []
         self._model = _named(QComboBox(), "runai_model")
         self._model.addItem(DEFAULT_MODEL, "")
         self._model.setSizePolicy(QSizePolicy.Ignored, QSizePolicy.Fixed)
@@ -170,7 +171,6 @@ class Fields(QWidget):
         digits = QRegularExpression(r"\d{0,18}")
         self._seed.setValidator(QRegularExpressionValidator(digits, self._seed))
         self._seed.setClearButtonEnabled(True)
-        self._last_seed: int | None = None
         self._again = QToolButton()
         self._again.setText("Last")
         self._again.setToolTip("The seed of the last picture, to vary it.")

@@ -20,8 +20,9 @@ from .settings import Settings
 
 MOST_PORT = 65535
 EXPLANATION = (
-    "If no server runs on this computer, Krita starts this program: <b>runai</b> if it is installed "
-    "for all programs, or the folder of the packaged server. Leave it empty to only connect."
+    "If no server runs on this computer, Krita starts this program: <b>runai</b> if it is "
+    "installed for all programs, or the folder of the packaged server. Leave it empty to only "
+    "connect."
 )
 
 

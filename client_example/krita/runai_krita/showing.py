@@ -140,7 +140,7 @@ class ServerLine(QWidget):
         button.setToolTip("Where the server is, and how it is started")
         button.clicked.connect(self.settings_wanted)
         row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
+        row.setContentsMargins(8, 0, 4, 4)
         row.addWidget(self._dot)
         row.addWidget(self._says, 1)
         row.addWidget(button)

@@ -35,8 +35,8 @@ def words_of(command: str) -> list[str]:
     if command and folder.is_dir():
         words = [str(folder / "runai")]
     else:
-        words = [os.path.expanduser(word) for word in shlex.split(command)]
-    found = shutil.which(words[0]) if words else None
+        words = shlex.split(command)
+    found = shutil.which(str(Path(words[0]).expanduser())) if words else None
     return [found, *words[1:]] if found else []
 
 

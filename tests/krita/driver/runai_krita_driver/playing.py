@@ -12,8 +12,9 @@ import json
 import os
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any
 
 from krita import Krita
 from PyQt5.QtCore import QTimer
@@ -62,9 +63,11 @@ class Play:
                 raise TimeoutError(f"waited for line {self._steps.gi_frame.f_lineno} in vain")
         except StopIteration as end:
             self._write({"facts": end.value})
-        except Exception:
+        except Exception:  # noqa: BLE001 (a scene's failure is the report's, not Krita's)
             QApplication.primaryScreen().grabWindow(0).save(str(OUT / f"failed-{self._name}.png"))
-            self._write({"error": traceback.format_exc()})
+            error = traceback.format_exc()
+            self._steps.close()
+            self._write({"error": error})
 
     def _write(self, outcome: dict[str, Any]) -> None:
         outcome["seconds"] = round(time.monotonic() - self._begun, 2)

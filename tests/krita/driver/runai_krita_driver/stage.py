@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from krita import Krita, Selection
 from PyQt5.QtCore import QByteArray
@@ -11,6 +11,7 @@ from PyQt5.QtGui import QImage
 from PyQt5.QtWidgets import (
     QAbstractButton,
     QApplication,
+    QComboBox,
     QDockWidget,
     QLabel,
     QLineEdit,
@@ -64,8 +65,23 @@ def server_says() -> str:
     return part("server", QLabel).text()
 
 
+def server_pid() -> int:
+    """Of the server that the plugin has started."""
+    pid: int = dock().desk.starter.pid
+    return pid
+
+
 def is_ready() -> bool:
     return server_says() == "Ready."
+
+
+def plan() -> str:
+    return part("plan", QLabel).text()
+
+
+def choices(name: str) -> list[str]:
+    box = part(name, QComboBox)
+    return [box.itemText(index) for index in range(box.count())]
 
 
 def trouble() -> str:
@@ -89,6 +105,15 @@ def new_document(width: int, height: int, depth: str = "U8") -> Any:
     return made
 
 
+def paint(document: Any) -> None:
+    """A picture on the lowest layer: stripes."""
+    width, height = document.width(), document.height()
+    rows = (bytes((40, 200 - row % 64, 60 + row % 32 * 4, 255)) * width for row in range(height))
+    document.topLevelNodes()[0].setPixelData(QByteArray(b"".join(rows)), 0, 0, width, height)
+    document.refreshProjection()
+    document.waitForDone()
+
+
 def select(document: Any, x: int, y: int, width: int, height: int) -> None:
     selection = Selection()
     selection.select(x, y, width, height, 255)
@@ -97,9 +122,7 @@ def select(document: Any, x: int, y: int, width: int, height: int) -> None:
 
 def select_ellipse(document: Any, x: int, y: int, width: int, height: int) -> None:
     data = bytes(
-        255
-        if (2 * (i + 0.5) / width - 1) ** 2 + (2 * (j + 0.5) / height - 1) ** 2 <= 1
-        else 0
+        255 if (2 * (i + 0.5) / width - 1) ** 2 + (2 * (j + 0.5) / height - 1) ** 2 <= 1 else 0
         for j in range(height)
         for i in range(width)
     )
@@ -138,19 +161,17 @@ def save_shown(document: Any, name: str) -> str:
     return name
 
 
-def box(node: Any) -> list[int]:
-    bounds = node.bounds()
-    return [bounds.x(), bounds.y(), bounds.width(), bounds.height()]
+def newest(document: Any, name: str) -> dict[str, Any]:
+    """What there is to say of the highest layer."""
+    layer = layers(document)[-1]
+    bounds = layer.bounds()
+    return {
+        "layers": names(document),
+        "box": [bounds.x(), bounds.y(), bounds.width(), bounds.height()],
+        "picture": save_layer(layer, document, name),
+    }
 
 
 def shoot(name: str) -> None:
     """A picture of the whole screen."""
     QApplication.primaryScreen().grabWindow(0).save(str(OUT / name))
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

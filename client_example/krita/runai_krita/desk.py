@@ -45,7 +45,6 @@ class Desk(QObject):
         self.close()
         self.board = Board()
         host, port = settings.host, settings.port
-        self.starter = None
         if settings.command and host in LOOPBACK:
             self.starter = Starter(settings.command, host, port)
         self._connection = Connection((host, port), settings.hello(), self._news.emit, self.starter)
@@ -58,6 +57,9 @@ class Desk(QObject):
             self._connection.close()
             self._connection = None
             self._places.clear()
+        if self.starter is not None:
+            self.starter.close()
+            self.starter = None
 
     def ask(self, wish: asking.Wish, document: Any) -> None:
         """Ask for a picture in the document; what is wrong with that goes onto the board."""

@@ -32,10 +32,8 @@ def words_of(command: str) -> list[str]:
     spaces in them want quotes.
     """
     folder = Path(command).expanduser()
-    if command and folder.is_dir():
-        words = [str(folder / "runai")]
-    else:
-        words = shlex.split(command)
+    is_folder = folder.is_absolute() and folder.is_dir()
+    words = [str(folder / "runai")] if is_folder else shlex.split(command)
     found = shutil.which(str(Path(words[0]).expanduser())) if words else None
     return [found, *words[1:]] if found else []
 
@@ -77,8 +75,7 @@ class Starter:
 
     def _start(self, words: list[str]) -> Revived:
         self._not_before = self._clock() + AGAIN_S
-        if self._log is not None:
-            self._log.close()
+        self.close()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (the program's, for as long as it runs)
         try:
             self._process = subprocess.Popen(
@@ -92,6 +89,14 @@ class Starter:
         except OSError as error:
             return Revived(False, f"{words[0]} cannot be started: {error.strerror}.")
         return Revived(True, "The server is starting.")
+
+    def close(self) -> None:
+        """Let the program go on by itself."""
+        if self._process is not None:
+            self._process.poll()  # if it has ended, the system may forget it
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     @property
     def pid(self) -> int | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from PIL import Image
 from runai_krita.connection import Connection
 
 from runai.jobs.service import Service
@@ -37,6 +39,13 @@ class Running:
         self._server.stop()
         self._thread.join(PATIENCE_S)
         self._service.stop()
+
+
+def noise(side: int) -> bytes:
+    """A picture that is hard to compress."""
+    out = io.BytesIO()
+    Image.effect_noise((side, side), 100).convert("RGB").save(out, "PNG", compress_level=1)
+    return out.getvalue()
 
 
 class Heard:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,14 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from PIL import Image
 from runai_krita.connection import Revived
 from runai_krita.conversation import LAST
 from runai_krita.wire import encode
 
 from runai.errors import NotFinite
 from runai.testing.scripted import Fault, ScriptedEngine
-from tests.krita.conftest import PATIENCE_S
+from tests.krita.conftest import PATIENCE_S, noise
 
 
 @contextmanager
@@ -186,12 +184,6 @@ def test_a_server_is_started_where_nobody_listens(serve: Any, listen: Any) -> No
     heard.ask("a")
     heard.until("completed", "a")
     assert len(started) == 1
-
-
-def noise(side: int) -> bytes:
-    out = io.BytesIO()
-    Image.effect_noise((side, side), 100).convert("RGB").save(out, "PNG")
-    return out.getvalue()
 
 
 def test_large_messages_go_both_ways_at_once(serve: Any, listen: Any) -> None:

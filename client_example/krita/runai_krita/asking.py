@@ -72,8 +72,8 @@ def without_picture(planned: Plan) -> Plan:
 
 
 SENTENCES = {
-    "txt2img": "Draws {size} from the words alone{where}.",
-    "img2img": "Changes what is there, {size}{where}, by {strength} %.",
+    "txt2img": "Draws {size}{where} from the words alone.",
+    "img2img": "Changes {size}{where} by {strength} %.",
     "inpaint": "Repaints the selection, and sees {size} around it.",
 }
 
@@ -82,7 +82,7 @@ def sentence(planned: Plan, wish: Wish, is_selected: bool) -> str:
     """The plan in words."""
     return SENTENCES[planned.task].format(
         size=f"{planned.box.width} × {planned.box.height}",
-        where=" into the selection" if is_selected else "",
+        where=" in the selection" if is_selected else "",
         strength=wish.strength,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from PyQt5.QtCore import QObject, pyqtSignal
+from PyQt5.QtCore import QObject, Qt, pyqtSignal
 
 from . import asking, canvas
 from .board import Board, Finished
@@ -34,7 +34,8 @@ class Desk(QObject):
         self._layers = canvas.Layers()
         self._ids = itertools.count(1)
         self._is_taking = False
-        self._news.connect(self._take_events)
+        # later also where it is emitted in this thread: nobody's loop is to change under it
+        self._news.connect(self._take_events, Qt.QueuedConnection)
 
     @property
     def is_open(self) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from krita import DockWidget, DockWidgetFactory, DockWidgetFactoryBase, Krita
 from PyQt5.QtCore import Qt, QTimer
+from PyQt5.QtGui import QKeySequence
 from PyQt5.QtWidgets import (
     QApplication,
     QFrame,
@@ -13,6 +14,7 @@ from PyQt5.QtWidgets import (
     QLabel,
     QPushButton,
     QScrollArea,
+    QShortcut,
     QVBoxLayout,
     QWidget,
 )
@@ -24,6 +26,7 @@ from .settings_dialog import SettingsDialog
 from .showing import ServerLine, Showing
 
 TITLE = "RunAI"
+SHORTCUT = "Ctrl+Return"
 LOOK_AGAIN_MS = 300
 PROMINENT = (
     "QPushButton { background: palette(highlight); color: palette(highlighted-text);"
@@ -93,6 +96,7 @@ class Dock(DockWidget):
         self._generate.setStyleSheet(PROMINENT)
         self._cancel = QPushButton("Cancel")
         self._cancel.setObjectName("runai_cancel")
+        self._generate.setToolTip(f"{SHORTCUT} does the same")
         row = QHBoxLayout()
         row.addWidget(self._generate, 1)
         row.addWidget(self._cancel)
@@ -100,6 +104,9 @@ class Dock(DockWidget):
 
     def _connect(self) -> None:
         self._generate.clicked.connect(self._ask)
+        shortcut = QShortcut(QKeySequence(SHORTCUT), self._fields)
+        shortcut.setContext(Qt.WidgetWithChildrenShortcut)
+        shortcut.activated.connect(self._generate.click)
         self._cancel.clicked.connect(self.desk.cancel)
         self.desk.changed.connect(self._show_board)
         self._fields.changed.connect(self._show_plan)

@@ -38,6 +38,8 @@ class SettingsDialog(QDialog):
         self._port.setValue(settings.port)
         self._command = QLineEdit(settings.command)
         self._token = QLineEdit(settings.token)
+        for name in ("host", "port", "command", "token"):
+            getattr(self, f"_{name}").setObjectName(f"runai_{name}")
         self._token.setEchoMode(QLineEdit.Password)
         self._token.setPlaceholderText("only if the server asks for one")
         form = QFormLayout(self)

@@ -1,15 +1,16 @@
 """Plays scenes inside Krita, one after the other, without ever blocking its GUI.
 
 A scene is a generator: what it yields is a question (a function), and it goes on once the answer is
-yes; one that waits too long fails. What it returns are facts. Of every scene the
-report says what it returned or how it failed; the tests outside read that. `RUNAI_DRIVER_OUT` is
-the folder for the report and for pictures.
+yes; one that waits too long fails, and so does one during which the plugin raised something. What
+it returns are facts. Of every scene the report says what it returned or how it failed; the tests
+outside read that. `RUNAI_DRIVER_OUT` is the folder for the report and for pictures.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -37,11 +38,16 @@ class Play:
         self._timer.setInterval(TICK_MS)
         self._timer.timeout.connect(self._tick)
         self._name = ""
+        self._unhandled: list[str] = []
 
     def begin(self) -> None:
         if not self._timer.isActive():
+            sys.excepthook = self._note  # Krita's own opens a dialog, and waits
             self._next()
             self._timer.start()
+
+    def _note(self, *error: Any) -> None:
+        self._unhandled.append("".join(traceback.format_exception(*error)))
 
     def _next(self) -> None:
         if not self._scenes:
@@ -70,6 +76,9 @@ class Play:
             self._write({"error": error})
 
     def _write(self, outcome: dict[str, Any]) -> None:
+        if self._unhandled:
+            outcome["error"] = outcome.get("error", "") + "".join(self._unhandled)
+            self._unhandled.clear()
         outcome["seconds"] = round(time.monotonic() - self._begun, 2)
         self._report[self._name] = outcome
         self._next()

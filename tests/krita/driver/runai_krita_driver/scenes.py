@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from krita import Krita
+from PyQt5.QtCore import QTimer
+from PyQt5.QtWidgets import QApplication
 
 from . import naive, shots, stage
 
@@ -152,6 +154,29 @@ def errors_are_shown() -> Questions:
     return said
 
 
+def settings_changed() -> Questions:
+    """To a port where nobody listens, with nothing to start; and back."""
+    port, command = stage.setting("port"), stage.setting("command")
+    document = stage.new_document(128, 128)
+    QTimer.singleShot(0, lambda: stage.press("settings"))
+    yield QApplication.activeModalWidget
+    stage.answer_dialog(port=int(port) + 1, command="")
+    yield lambda: stage.server_says().startswith("There is no server")
+    facts = {"says": stage.server_says(), "models": stage.choices("model")}
+    stage.fill(PROMPT, seed="5")
+    stage.press("generate")
+    yield lambda: not stage.is_idle()
+    stage.press("cancel")
+    yield stage.is_idle
+    QTimer.singleShot(0, lambda: stage.press("settings"))
+    yield QApplication.activeModalWidget
+    stage.answer_dialog(port=int(port), command=command)
+    yield stage.is_ready
+    facts["layers"] = stage.names(document)
+    facts["kept"] = [stage.setting("port") == port, stage.setting("command") == command]
+    return facts
+
+
 def server_dies() -> Questions:
     """In the middle of a request; the next one is asked for while there is none."""
     document = stage.new_document(128, 128)
@@ -196,6 +221,7 @@ SCENES = [
     deep_document,
     canceled,
     errors_are_shown,
+    settings_changed,
     server_dies,
     many,
     naive.original_plugin,

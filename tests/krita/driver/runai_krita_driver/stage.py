@@ -17,11 +17,13 @@ from PyQt5.QtWidgets import (
     QLineEdit,
     QPlainTextEdit,
     QProgressBar,
+    QSpinBox,
     QWidget,
 )
 
 from .playing import OUT
 
+SMALLEST = 0  # in Qt's words for a PNG file's quality
 SHORT = 4  # steps: enough for a picture to compare
 
 
@@ -73,6 +75,17 @@ def server_pid() -> int:
 
 def is_ready() -> bool:
     return server_says() == "Ready."
+
+
+def setting(name: str) -> str:
+    return str(Krita.instance().readSetting("runai_krita", name, ""))
+
+
+def answer_dialog(port: int, command: str) -> None:
+    dialog = QApplication.activeModalWidget()
+    dialog.findChild(QSpinBox, "runai_port").setValue(port)
+    dialog.findChild(QLineEdit, "runai_command").setText(command)
+    dialog.accept()
 
 
 def plan() -> str:
@@ -174,4 +187,4 @@ def newest(document: Any, name: str) -> dict[str, Any]:
 
 def shoot(name: str) -> None:
     """A picture of the whole screen."""
-    QApplication.primaryScreen().grabWindow(0).save(str(OUT / name))
+    QApplication.primaryScreen().grabWindow(0).save(str(OUT / name), "PNG", SMALLEST)

@@ -3,7 +3,7 @@
 #
 #   bin/test-krita.sh               installs Krita and Xvfb if they are missing (Debian, as root)
 #   bin/test-krita.sh --if-changed  only if what it tests is not what it was when it last passed
-#   bin/test-krita.sh --shots       also puts the screenshots into docs/
+#   bin/test-krita.sh --shots       also makes the screenshots in docs/
 #
 # What passed is remembered in tests/krita/passed.sha256: commit that with what it is about.
 # RUNAI_VENV: the virtual environment to use instead of .venv.
@@ -36,7 +36,7 @@ install_krita() {
         krita xvfb python3-pyqt5 >/dev/null
 }
 
-shots=no
+shots=""
 case ${1:-} in
     "") ;;
     --shots) shots=yes ;;
@@ -53,15 +53,16 @@ case ${1:-} in
 esac
 
 install_krita
+tested=$(digest)
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-if ! RUNAI_IN_KRITA=$out "$python" -m pytest -ra tests/krita; then
+if ! RUNAI_IN_KRITA=$out RUNAI_KRITA_SHOTS=$shots "$python" -m pytest -ra tests/krita; then
     kept=${TMPDIR:-/tmp}/runai-krita
     rm -rf "$kept" && cp -R "$out" "$kept"
     echo "What Krita showed and reported is in $kept." >&2
     exit 1
 fi
-if [ "$shots" = yes ]; then
+if [ -n "$shots" ]; then
     cp "$out"/krita-*.png docs/
 fi
-digest >"$passed"
+echo "$tested" >"$passed"

@@ -44,7 +44,8 @@ class Running:
 def noise(side: int) -> bytes:
     """A picture that is hard to compress."""
     out = io.BytesIO()
-    Image.effect_noise((side, side), 100).convert("RGB").save(out, "PNG", compress_level=1)
+    channels = [Image.effect_noise((side, side), 100) for _ in range(3)]
+    Image.merge("RGB", channels).save(out, "PNG", compress_level=1)
     return out.getvalue()
 
 
@@ -52,15 +53,12 @@ class Heard:
     """A connection, and a way to wait for what it says."""
 
     def __init__(self, port: int, revive: Any = None, pauses_s: Any = (0.01,)) -> None:
-        self.told = 0
+        self.told = threading.Event()
         self.connection = Connection(
-            ("127.0.0.1", port), HELLO, self._count, revive, pauses_s=pauses_s
+            ("127.0.0.1", port), HELLO, self.told.set, revive, pauses_s=pauses_s
         )
         self.seen: list[dict[str, Any]] = []
         self.connection.start()
-
-    def _count(self) -> None:
-        self.told += 1
 
     def until(self, kind: str, request_id: str | None = None) -> dict[str, Any]:
         """The next event of this kind; those before it are only noted."""

@@ -22,6 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 KRITA_S = 400
+SHOTS = "RUNAI_KRITA_SHOTS"  # a variable: make the screenshots for the documentation too
 ENDS_WITHIN_S = 30
 SCREEN = "1280x800x24"
 PLUGINS = (ROOT / "client_example" / "krita", ROOT / "tests" / "krita" / "driver")
@@ -110,6 +111,7 @@ def play(folder: Path, out: Path, naive_port: int) -> Played:
         "XDG_RUNTIME_DIR": str(runtime),
         "RUNAI_DRIVER_OUT": str(out),
         "RUNAI_DRIVER_NAIVE_PORT": str(naive_port),
+        "RUNAI_DRIVER_SHOTS": os.environ.get(SHOTS, ""),
     }
     log = folder / "krita.log"
     with display() as shown, log.open("w") as said:

@@ -25,7 +25,7 @@ from runai.schema.requests import ImageToImage, Inpaint, TextToImage
 
 PAGE = Box(0, 0, 512, 384)
 PART = Box(64, 40, 128, 128)
-LIMITS = Limits(max_pixels=512 * 512, max_steps=200, max_message_bytes=1 << 20)
+LIMITS = Limits(max_pixels=512 * 512, max_steps=200)
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsDpmnwAAAABJRU5ErkJggg=="
 )

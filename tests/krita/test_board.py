@@ -13,7 +13,6 @@ HELLO = {
     "capabilities": {
         "max_pixels": 9,
         "max_steps": 8,
-        "max_message_bytes": 7,
         "max_images": 6,
         "tasks": [],
     },
@@ -72,7 +71,7 @@ def test_the_servers_state(case: str) -> None:
 
 def test_limits_and_models_are_those_of_the_server_that_is_there() -> None:
     board = board_of(HELLO, MODELS)
-    assert board.limits == (9, 8, 7)
+    assert board.limits == (9, 8)
     assert board.models == ["v1/a"], "LoRAs are none"
     board.hear(GONE)
     assert (board.limits, board.models) == (None, [])
@@ -111,6 +110,13 @@ def test_a_failure_is_shown_until_something_else_is_asked_for() -> None:
     assert board.jobs == {}
     board.add("b")
     assert board.trouble is None
+
+
+def test_notes_are_shown_until_they_are_put_away() -> None:
+    board = board_of(completed(notes=["No watermark."]))
+    assert board.notes == ["No watermark."]
+    board.forgive()
+    assert board.notes == []
 
 
 def test_a_preview_goes_when_the_request_was_canceled() -> None:

@@ -196,6 +196,9 @@ def test_a_reader_like_the_original_plugin_misses_nothing(played: studio.Played)
     assert facts["least_bytes"] > 500_000
 
 
+@pytest.mark.skipif(
+    not os.environ.get(studio.SHOTS), reason="no screenshots: bin/test-krita.sh --shots"
+)
 def test_the_screenshots_could_be_made(played: studio.Played) -> None:
     for scene in ("words_for_pictures", "a_part_repainted"):
         played.facts(scene)

@@ -121,3 +121,14 @@ def test_a_file_that_is_no_program_is_said(tmp_path: Path, starter: Any) -> None
 def test_kritas_own_libraries_are_not_the_servers() -> None:
     environ = {"PATH": "/bin", "PYTHONHOME": "/krita", "LD_LIBRARY_PATH": "/krita", "HOME": "/h"}
     assert environment_for_others(environ) == {"PATH": "/bin", "HOME": "/h"}
+
+
+def test_the_program_does_not_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starter: Any
+) -> None:
+    monkeypatch.setenv("PYTHONHOME", "/krita")
+    said = tmp_path / "said"
+    started = starter(program(tmp_path, f"echo home: $PYTHONHOME >{said}"))
+    started()
+    wait_for_end(started.pid or 0)
+    assert said.read_text() == "home:\n"

@@ -43,7 +43,6 @@ class Limits(NamedTuple):
 
     max_pixels: int
     max_steps: int
-    max_message_bytes: int
 
 
 class Plan(NamedTuple):

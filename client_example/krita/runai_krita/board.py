@@ -59,14 +59,14 @@ class Board:
 
     def add(self, request_id: str) -> None:
         self.jobs[request_id] = Job()
-        self.trouble = None
-        self.notes = []
+        self.forgive()
 
     def complain(self, message: str, hint: str) -> None:
         self.trouble = Trouble(message, hint)
 
     def forgive(self) -> None:
         self.trouble = None
+        self.notes = []
 
     def current(self) -> Job | None:
         """The request that is being drawn, else the one that has waited longest."""

@@ -21,6 +21,10 @@ from .board import Board, Job, Trouble
 
 MOST_PREVIEW = 240  # pixels a side
 DOTS = {"gone": "#c0504d", "starting": "#d9a13b", "loading": "#d9a13b", "ready": "#5fa04e"}
+FRAME = (
+    "#runai_trouble {{ background: rgba({colour}, 60); border-left: 3px solid rgb({colour});"
+    " border-radius: 3px; }}"
+)
 
 
 class Progress(QProgressBar):
@@ -90,17 +94,13 @@ class Preview(QWidget):
 
 
 class Complaint(QFrame):
-    """What went wrong and what to do about it, until it is put away."""
+    """What went wrong and what to do about it, or what was done otherwise, until it is put away."""
 
     put_away = pyqtSignal()
 
     def __init__(self) -> None:
         super().__init__()
         self.setObjectName("runai_trouble")
-        self.setStyleSheet(
-            "#runai_trouble { background: rgba(192, 80, 77, 60);"
-            " border-left: 3px solid #c0504d; border-radius: 3px; }"
-        )
         self._text = QLabel()
         self._text.setObjectName("runai_trouble_text")
         self._text.setWordWrap(True)
@@ -118,6 +118,8 @@ class Complaint(QFrame):
 
     def show_trouble(self, trouble: Trouble | None, notes: list[str]) -> None:
         said = [*trouble] if trouble is not None else notes
+        colour = "192, 80, 77" if trouble is not None else "217, 161, 59"
+        self.setStyleSheet(FRAME.format(colour=colour))
         self._text.setText("\n".join(line for line in said if line))
         self.setVisible(bool(said))
 

@@ -225,5 +225,4 @@ SCENES = [
     server_dies,
     many,
     naive.original_plugin,
-    *shots.SCENES,
 ]

@@ -84,4 +84,4 @@ def something_wrong() -> Questions:
     return {"trouble": stage.trouble()}
 
 
-SCENES = [words_for_pictures, a_part_repainted, something_wrong]
+SHOTS = [words_for_pictures, a_part_repainted, something_wrong]

@@ -104,7 +104,16 @@ def test_the_messages_in_the_example_are_valid(line: str) -> None:
         codec.parse_event(message)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "client_example/README.md"])
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "client_example/README.md",
+    "client_example/krita/README.md",
+    "docs/krita.md",
+)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_to_files_lead_somewhere(document: str) -> None:
     path = ROOT / document
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))

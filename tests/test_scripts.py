@@ -162,3 +162,54 @@ def test_install_explains_itself() -> None:
     assert done.returncode == 0
     for option in ("--yes", "--models", "--no-models", "--offline"):
         assert f"bin/install.sh {option}" in done.stdout
+
+
+# --- test-krita.sh: whether it runs at all ---------------------------------------------------
+
+COVERED = ("client_example/krita", "tests/krita", "runai/transports", "runai/wire", "runai/schema")
+
+
+def krita_stage(folder: Path, *, passes: bool) -> tuple[Path, dict[str, str]]:
+    """A copy of what it covers; Krita and pytest are stubs, and nothing is installed."""
+    repo, stubs = copied(folder / "repo"), folder / "stubs"
+    for name in COVERED:
+        shutil.copytree(ROOT / name, repo / name, dirs_exist_ok=True)
+    (repo / "tests" / "krita" / "passed.sha256").unlink(missing_ok=True)
+    stubs.mkdir()
+    texts = {"krita": "", "Xvfb": "", "apt-get": "", "id": "echo 0", "bin/python": "exit 3"}
+    for name, text in {**texts, **({"bin/python": ""} if passes else {})}.items():
+        (stubs / name).parent.mkdir(exist_ok=True)
+        (stubs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (stubs / name).chmod(0o755)
+    environ = {"PATH": f"{stubs}:/usr/bin:/bin", "RUNAI_VENV": str(stubs), "TMPDIR": str(folder)}
+    return repo, environ
+
+
+def krita_run(repo: Path, environ: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    script = str(repo / "bin" / "test-krita.sh")
+    return subprocess.run([script, *words], capture_output=True, text=True, timeout=30, env=environ)
+
+
+def test_the_krita_stage_is_skipped_until_something_that_it_covers_changes(tmp_path: Path) -> None:
+    repo, environ = krita_stage(tmp_path, passes=True)
+    assert "Skipped" not in krita_run(repo, environ, "--if-changed").stdout
+    again = krita_run(repo, environ, "--if-changed")
+    assert (again.returncode, again.stdout.partition(":")[0]) == (0, "Skipped")
+    with (repo / "runai" / "wire" / "packets.py").open("a") as source:
+        source.write("# changed\n")
+    assert "Skipped" not in krita_run(repo, environ, "--if-changed").stdout
+    assert "Skipped" in krita_run(repo, environ, "--if-changed").stdout
+
+
+def test_a_krita_stage_that_failed_is_not_taken_for_one_that_passed(tmp_path: Path) -> None:
+    repo, environ = krita_stage(tmp_path, passes=False)
+    assert krita_run(repo, environ).returncode == 1
+    assert not (repo / "tests" / "krita" / "passed.sha256").exists()
+
+
+def test_the_krita_stage_explains_itself(tmp_path: Path) -> None:
+    repo, environ = krita_stage(tmp_path, passes=True)
+    done = krita_run(repo, environ, "--help")
+    assert done.returncode == 2
+    for option in ("--if-changed", "--shots"):
+        assert f"bin/test-krita.sh {option}" in done.stdout

@@ -1,15 +1,16 @@
 """What holds after a fault, whatever it was, and the table of all faults.
 
-A fault happens within `survived` or `ended`, which give a `Watch`: the test asks through its
-clients, and they keep account of what they are told. Afterwards it is checked that
+A fault happens within `survived`, `ended` or `restarted`, which give a `Watch`: the test asks
+through its clients, and they keep account of what they are told. Afterwards it is checked that
 
 - every request that was accepted got exactly one last answer;
 - the next request, of a new client, is completed;
 - the same threads live as before, no more descriptors are open, and memory did not grow by more
   than `MAX_GROWTH_BYTES` (in this process the tests' own is counted too);
 
-or, of a server that is to end, that it did so with the exit code that it should have. Each fault
-is a row of the table, also when the check fails; RUNAI_FAULT_TABLE=FILE writes it as markdown.
+or, of a server that is to end, that it did so with the exit code that it should have, and is
+started again where somebody sees to that. Each fault is a row of the table, also when the check
+fails; RUNAI_FAULT_TABLE=FILE writes it as markdown.
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ class Table:
             for client in watch.clients:
                 client.read_to_the_end()
             assert server.child.end() == code, server.child.seen
-            result["survived"] = f"no: exit code {code}"
+            result["survived"] = f"ended, exit code {code}"
             result["seconds"] = f"ended after {time.monotonic() - began:.2f}"
             watch.check_answers()
 

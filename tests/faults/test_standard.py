@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -23,8 +22,6 @@ from runai.testing.scripted import Fault, ScriptedEngine
 faults = {"unknown": Fault(KeyError("bug")), "lost": Fault(DeviceLost("The device is gone."))}
 sys.exit(main(make_engine=lambda: ScriptedEngine(faults=faults)))
 """
-LOG_WAITS = importlib.util.find_spec("runai.cli.log_output") is None
-needs_log = pytest.mark.skipif(LOG_WAITS, reason="here the log waits for its reader")
 Start = Callable[..., Apart]
 
 
@@ -69,7 +66,6 @@ def fill(pipe: tuple[int, int]) -> None:
     os.set_blocking(pipe[1], True)
 
 
-@needs_log
 def test_a_server_whose_stderr_nobody_has_open_any_more(
     start: Start, table: Table, pipe: tuple[int, int]
 ) -> None:
@@ -81,7 +77,6 @@ def test_a_server_whose_stderr_nobody_has_open_any_more(
         assert watch.ask("lost")["error"]["code"] == "device_lost"
 
 
-@needs_log
 def test_a_server_whose_stderr_nobody_reads(
     start: Start, table: Table, pipe: tuple[int, int]
 ) -> None:

@@ -78,7 +78,7 @@ class Starter:
         self.close()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (the program's, for as long as it runs)
         try:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 (the command of the user's settings)
                 [*words, *self._flags],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -162,3 +162,35 @@ def test_install_explains_itself() -> None:
     assert done.returncode == 0
     for option in ("--yes", "--models", "--no-models", "--offline"):
         assert f"bin/install.sh {option}" in done.stdout
+
+
+# --- stage-needed.sh: whether a stage that takes long has to run ------------------------------
+
+
+def test_a_stage_is_needed_until_it_has_passed_and_again_when_a_file_changes(
+    tmp_path: Path,
+) -> None:
+    repo = copied(tmp_path)
+    asks = (repo / "bin" / "stage-needed.sh", "passed", "setup.cfg", "bin")
+    assert run(*asks).returncode == 0, "never passed"
+    assert run(asks[0], "--passed", *asks[1:]).returncode == 0
+    again = run(*asks)
+    assert (again.returncode, again.stdout.split()[0]) == (1, "Skipped:")
+    (repo / "bin" / "__pycache__").mkdir()
+    (repo / "bin" / "__pycache__" / "a.pyc").touch()
+    assert run(*asks).returncode == 1, "compiled modules are no change"
+    shutil.move(repo / "bin" / "run.sh", repo / "bin" / "go.sh")
+    assert run(*asks).returncode == 0, "a name is a change, too"
+
+
+def test_a_path_that_is_not_there_is_an_error_and_no_answer(tmp_path: Path) -> None:
+    script = copied(tmp_path) / "bin" / "stage-needed.sh"
+    assert run(script, "passed", "no-such-folder").returncode == 2
+
+
+@pytest.mark.parametrize("words", [["--help"], ["dist"]])
+def test_wrong_options_of_the_build_build_nothing(tmp_path: Path, words: list[str]) -> None:
+    repo = copied(tmp_path)
+    done = run(repo / "bin" / "buildlinux.sh", *words)
+    assert (done.returncode, done.stderr.partition(" ")[0]) == (2, "usage:")
+    assert not (repo / ".venv").exists()

@@ -2,22 +2,20 @@
 # Tests the Krita plugin in a real Krita, on a display that nobody sees.
 #
 #   bin/test-krita.sh               installs Krita and Xvfb if they are missing (Debian, as root)
-#   bin/test-krita.sh --if-changed  only if what it tests is not what it was when it last passed
+#   bin/test-krita.sh --if-needed   only if what it tests is not what it was when it last passed
 #   bin/test-krita.sh --shots       also makes the screenshots in docs/
 #
-# What passed is remembered in tests/krita/passed.sha256: commit that with what it is about.
+# What passed is remembered in bin/passed-krita.sha256: commit that with what it is about.
 # RUNAI_VENV: the virtual environment to use instead of .venv.
 set -eu
 cd "$(dirname "$0")/.."
 python=${RUNAI_VENV:-.venv}/bin/python
-passed=tests/krita/passed.sha256
 
 # the plugin, the driver and its tests, and the rooms of the server that they speak to
-digest() {
-    find bin/test-krita.sh client_example/krita tests/krita \
-        runai/transports runai/wire runai/schema \
-        -type f \( -name '*.py' -o -name '*.sh' -o -name '*.desktop' \) -print |
-        LC_ALL=C sort | xargs sha256sum | sha256sum | cut -d ' ' -f 1
+covered="bin/test-krita.sh client_example/krita tests/krita runai/transports runai/wire runai/schema"
+needed() {
+    # shellcheck disable=SC2086  # several paths
+    bin/stage-needed.sh "$@" bin/passed-krita.sha256 $covered
 }
 
 install_krita() {
@@ -40,12 +38,7 @@ shots=""
 case ${1:-} in
     "") ;;
     --shots) shots=yes ;;
-    --if-changed)
-        if [ -f "$passed" ] && [ "$(cat "$passed")" = "$(digest)" ]; then
-            echo "Skipped: nothing that this tests has changed since it passed ($passed)."
-            exit 0
-        fi
-        ;;
+    --if-needed) needed || exit 0 ;;
     *)
         sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
         exit 2
@@ -53,7 +46,6 @@ case ${1:-} in
 esac
 
 install_krita
-tested=$(digest)
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 if ! RUNAI_IN_KRITA=$out RUNAI_KRITA_SHOTS=$shots "$python" -m pytest -ra tests/krita; then
@@ -65,4 +57,4 @@ fi
 if [ -n "$shots" ]; then
     cp "$out"/krita-*.png docs/
 fi
-echo "$tested" >"$passed"
+needed --passed

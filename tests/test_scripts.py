@@ -174,7 +174,7 @@ def krita_stage(folder: Path, *, passes: bool) -> tuple[Path, dict[str, str]]:
     repo, stubs = copied(folder / "repo"), folder / "stubs"
     for name in COVERED:
         shutil.copytree(ROOT / name, repo / name, dirs_exist_ok=True)
-    (repo / "tests" / "krita" / "passed.sha256").unlink(missing_ok=True)
+    (repo / "bin" / "passed-krita.sha256").unlink(missing_ok=True)
     stubs.mkdir()
     texts = {"krita": "", "Xvfb": "", "apt-get": "", "id": "echo 0", "bin/python": "exit 3"}
     for name, text in {**texts, **({"bin/python": ""} if passes else {})}.items():
@@ -192,24 +192,56 @@ def krita_run(repo: Path, environ: dict[str, str], *words: str) -> subprocess.Co
 
 def test_the_krita_stage_is_skipped_until_something_that_it_covers_changes(tmp_path: Path) -> None:
     repo, environ = krita_stage(tmp_path, passes=True)
-    assert "Skipped" not in krita_run(repo, environ, "--if-changed").stdout
-    again = krita_run(repo, environ, "--if-changed")
+    assert "Skipped" not in krita_run(repo, environ, "--if-needed").stdout
+    again = krita_run(repo, environ, "--if-needed")
     assert (again.returncode, again.stdout.partition(":")[0]) == (0, "Skipped")
     with (repo / "runai" / "wire" / "packets.py").open("a") as source:
         source.write("# changed\n")
-    assert "Skipped" not in krita_run(repo, environ, "--if-changed").stdout
-    assert "Skipped" in krita_run(repo, environ, "--if-changed").stdout
+    assert "Skipped" not in krita_run(repo, environ, "--if-needed").stdout
+    assert "Skipped" in krita_run(repo, environ, "--if-needed").stdout
 
 
 def test_a_krita_stage_that_failed_is_not_taken_for_one_that_passed(tmp_path: Path) -> None:
     repo, environ = krita_stage(tmp_path, passes=False)
     assert krita_run(repo, environ).returncode == 1
-    assert not (repo / "tests" / "krita" / "passed.sha256").exists()
+    assert not (repo / "bin" / "passed-krita.sha256").exists()
 
 
 def test_the_krita_stage_explains_itself(tmp_path: Path) -> None:
     repo, environ = krita_stage(tmp_path, passes=True)
     done = krita_run(repo, environ, "--help")
     assert done.returncode == 2
-    for option in ("--if-changed", "--shots"):
+    for option in ("--if-needed", "--shots"):
         assert f"bin/test-krita.sh {option}" in done.stdout
+
+
+# --- stage-needed.sh: whether a stage that takes long has to run ------------------------------
+
+
+def test_a_stage_is_needed_until_it_has_passed_and_again_when_a_file_changes(
+    tmp_path: Path,
+) -> None:
+    repo = copied(tmp_path)
+    asks = (repo / "bin" / "stage-needed.sh", "passed", "setup.cfg", "bin")
+    assert run(*asks).returncode == 0, "never passed"
+    assert run(asks[0], "--passed", *asks[1:]).returncode == 0
+    again = run(*asks)
+    assert (again.returncode, again.stdout.split()[0]) == (1, "Skipped:")
+    (repo / "bin" / "__pycache__").mkdir()
+    (repo / "bin" / "__pycache__" / "a.pyc").touch()
+    assert run(*asks).returncode == 1, "compiled modules are no change"
+    shutil.move(repo / "bin" / "run.sh", repo / "bin" / "go.sh")
+    assert run(*asks).returncode == 0, "a name is a change, too"
+
+
+def test_a_path_that_is_not_there_is_an_error_and_no_answer(tmp_path: Path) -> None:
+    script = copied(tmp_path) / "bin" / "stage-needed.sh"
+    assert run(script, "passed", "no-such-folder").returncode == 2
+
+
+@pytest.mark.parametrize("words", [["--help"], ["dist"]])
+def test_wrong_options_of_the_build_build_nothing(tmp_path: Path, words: list[str]) -> None:
+    repo = copied(tmp_path)
+    done = run(repo / "bin" / "buildlinux.sh", *words)
+    assert (done.returncode, done.stderr.partition(" ")[0]) == (2, "usage:")
+    assert not (repo / ".venv").exists()

@@ -157,7 +157,7 @@ def torch_engine(settings: Settings) -> Engine:
 
 
 def example_path() -> Path | None:
-    """The folder of the model that comes with RunAI: beside the package, or installed."""
-    beside = Path(runai.__file__).resolve().parent.parent / EXAMPLE
-    installed = Path(sys.prefix, "share", "runai", EXAMPLE)
-    return next((path for path in (beside, installed) if path.is_dir()), None)
+    """The folder of the model that comes with RunAI: in the package, or beside it (a checkout)."""
+    package = Path(runai.__file__).resolve().parent
+    homes = (package / EXAMPLE, package.parent / EXAMPLE)
+    return next((path for path in homes if path.is_dir()), None)

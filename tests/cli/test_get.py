@@ -426,6 +426,12 @@ def test_the_vocabulary_must_be_the_one() -> None:
         vocabulary.bring(tampered)
 
 
+def test_a_packaged_program_does_not_ask_itself_for_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(FileNotFoundError, match="no pip"):
+        vocabulary.from_index()
+
+
 def test_a_source_that_fails_is_followed_by_the_next(tmp_path: Path) -> None:
     asked = []
 

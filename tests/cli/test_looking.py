@@ -121,15 +121,14 @@ def test_status_without_a_server_is_one_line_and_fails(dead_port: int, capsys: C
     assert printed.err.count("\n") == 1
 
 
-def test_the_example_is_found_beside_the_package_or_where_it_was_installed(
+def test_the_example_is_found_in_the_package_or_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
-    monkeypatch.setattr("runai.__file__", str(tmp_path / "site" / "runai" / "__init__.py"))
+    monkeypatch.setattr("runai.__file__", str(tmp_path / "runai" / "__init__.py"))
     assert wiring.example_path() is None
-    installed = tmp_path / "prefix" / "share" / "runai" / "models.example"
-    installed.mkdir(parents=True)
-    assert wiring.example_path() == installed
-    beside = tmp_path / "site" / "models.example"
-    beside.mkdir(parents=True)
+    beside = tmp_path / "models.example"  # as in a checkout
+    beside.mkdir()
     assert wiring.example_path() == beside
+    inside = tmp_path / "runai" / "models.example"  # as installed
+    inside.mkdir(parents=True)
+    assert wiring.example_path() == inside

@@ -35,6 +35,8 @@ def from_url() -> bytes:
 
 def from_index() -> bytes:
     """Out of the package, fetched by pip from the index that it is set up for."""
+    if getattr(sys, "frozen", False):  # the interpreter is this program then, and has no pip
+        raise FileNotFoundError("a packaged program has no pip")
     with tempfile.TemporaryDirectory() as folder:
         options = ["--no-deps", "--no-input", "--quiet", "--disable-pip-version-check"]
         subprocess.run(  # noqa: S603 (words of our own)

@@ -1,11 +1,15 @@
-"""How this program is started once more, as a child."""
+"""What this program is, and how it is started once more, as a child."""
 
 from __future__ import annotations
 
 import sys
 
 
+def is_packed() -> bool:
+    """Whether it is the one of bin/buildlinux.sh, with all it needs inside: its own interpreter."""
+    return bool(getattr(sys, "frozen", False))
+
+
 def words() -> list[str]:
     """What comes before a command."""
-    # a packaged program is its own interpreter
-    return [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-m", "runai"]
+    return [sys.executable] if is_packed() else [sys.executable, "-m", "runai"]

@@ -344,6 +344,12 @@ def test_a_server_that_has_no_seat_left_is_a_warning(running: Callable[..., Any]
     assert "clients are connected" in finding.found
 
 
+def test_a_packed_program_asks_for_no_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.frozen", True, raising=False)
+    findings = [*packages.python(Settings()), *required(Settings()), *optional(Settings())]
+    assert state_of(findings) == ["ok", "ok"]
+
+
 # --- private files -------------------------------------------------------------------------
 
 

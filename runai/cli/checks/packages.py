@@ -1,6 +1,7 @@
 """Whether Python and the packages are what this version asks for, by their metadata alone.
 
-What is asked for is in setup.cfg where RunAI runs from its sources, else in its own metadata.
+What is asked for is in setup.cfg where RunAI runs from its sources, else in its own metadata. A
+packed program asks for nothing: it has what it was built with.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import runai
+from runai.cli import program
 from runai.cli.checks import Finding
 from runai.settings import Settings
 
@@ -34,6 +36,8 @@ class Wanted:
 
 def wanted(setup: Path = SETUP) -> Wanted:
     """What this version asks for."""
+    if program.is_packed():
+        return Wanted("", (), {})
     return _of_sources(setup) if setup.is_file() else _of_installation()
 
 
@@ -51,7 +55,9 @@ def required(settings: Settings, asked: Wanted | None = None) -> Iterator[Findin
     faults = list(_faults(packages))
     for package, fault in faults:
         yield Finding("problem", fault, f"Run: pip install '{package}'")
-    if not faults:
+    if program.is_packed():
+        yield Finding("ok", "they are inside the program")
+    elif not faults:
         yield Finding("ok", f"all {len(packages)} that are needed")
 
 

@@ -13,6 +13,7 @@ from runai_krita.connection import Connection
 
 from runai.jobs.service import Service
 from runai.testing.scripted import ScriptedEngine
+from runai.transports.gate import Gate, Keys
 from runai.transports.listener import bind
 from runai.transports.socket_server import SocketOptions, SocketServer
 
@@ -23,11 +24,11 @@ HELLO = {"type": "hello", "protocol": 1, "client": "test"}
 class Running:
     """A server on a thread; `end` breaks all its connections."""
 
-    def __init__(self, engine: ScriptedEngine, port: int = 0) -> None:
+    def __init__(self, engine: ScriptedEngine, port: int = 0, keys: Keys = Keys()) -> None:  # noqa: B008 (frozen)
         self.engine = engine
         self._service = Service(lambda: engine)
         self._server = SocketServer(
-            bind("127.0.0.1", port), self._service, SocketOptions(keep_alive=True)
+            bind("127.0.0.1", port), self._service, SocketOptions(keep_alive=True), Gate(keys)
         )
         self.port = self._server.port
         self._thread = threading.Thread(target=self._server.run)
@@ -52,10 +53,22 @@ def noise(side: int) -> bytes:
 class Heard:
     """A connection, and a way to wait for what it says."""
 
-    def __init__(self, port: int, revive: Any = None, pauses_s: Any = (0.01,)) -> None:
+    def __init__(
+        self,
+        port: int,
+        revive: Any = None,
+        pauses_s: Any = (0.01,),
+        token: str = "",
+        certificate: str = "",
+    ) -> None:
         self.told = threading.Event()
         self.connection = Connection(
-            ("127.0.0.1", port), HELLO, self.told.set, revive, pauses_s=pauses_s
+            ("127.0.0.1", port),
+            {**HELLO, "token": token} if token else HELLO,
+            self.told.set,
+            revive,
+            pauses_s=pauses_s,
+            certificate=certificate,
         )
         self.seen: list[dict[str, Any]] = []
         self.connection.start()
@@ -78,8 +91,8 @@ class Heard:
 def serve() -> Iterator[Callable[..., Running]]:
     made: list[Running] = []
 
-    def make(engine: ScriptedEngine | None = None, port: int = 0) -> Running:
-        made.append(Running(engine or ScriptedEngine(), port))
+    def make(engine: ScriptedEngine | None = None, port: int = 0, **more: Any) -> Running:
+        made.append(Running(engine or ScriptedEngine(), port, **more))
         return made[-1]
 
     yield make

@@ -7,15 +7,19 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import certificates
 import pytest
 from runai_krita.connection import Revived
 from runai_krita.conversation import LAST
 from runai_krita.wire import encode
 
 from runai.errors import NotFinite
+from runai.streams.contexts import server_context
 from runai.testing.scripted import Fault, ScriptedEngine
+from runai.transports.gate import Keys
 from tests.krita.conftest import PATIENCE_S, noise
 
 
@@ -212,3 +216,38 @@ def test_closing_ends_the_thread_whatever_it_waits_for(serve: Any, listen: Any) 
     heard.until("gone")
     listen(serve().port)
     listen(first.port, pauses_s=(600.0,)).until("gone")
+
+
+# --- a server on another computer ----------------------------------------------------------
+
+TOKEN = "correct horse battery staple"
+
+
+def test_inside_tls_and_with_a_token_pictures_come_as_ever(
+    serve: Any, listen: Any, tmp_path: Path
+) -> None:
+    pair = certificates.make(tmp_path)
+    picture = noise(700)  # more than TLS unpacks at once
+    keys = Keys(TOKEN, server_context(pair.own))
+    server = serve(ScriptedEngine(draw=lambda *_: picture), keys=keys)
+    heard = listen(server.port, token=TOKEN, certificate=str(pair.certificate))
+    for number in range(5):
+        heard.ask(str(number), prompt="x" * 10_000)
+    for number in range(5):
+        done = heard.until("completed", str(number))
+        assert base64.b64decode(done["images"][0]["png"]) == picture
+
+
+def test_a_server_with_another_certificate_is_not_talked_to(
+    serve: Any, listen: Any, tmp_path: Path
+) -> None:
+    pair, other = certificates.make(tmp_path / "a"), certificates.make(tmp_path / "b")
+    server = serve(keys=Keys(TOKEN, server_context(pair.own)))
+    heard = listen(server.port, token=TOKEN, certificate=str(other.certificate))
+    assert "another certificate than" in heard.until("gone")["message"]
+
+
+def test_a_wrong_token_is_said_to_be_wrong(serve: Any, listen: Any) -> None:
+    server = serve(keys=Keys(TOKEN))
+    heard = listen(server.port, token="wrong")
+    assert heard.until("failed")["error"]["code"] == "unauthorized"

@@ -8,6 +8,9 @@ and the thread connects again: at once when asked to, else after pauses that gro
 server says hello. What is asked meanwhile waits and is sent then. If nobody listens,
 `revive` may start a server; it answers what it has done.
 
+A server on another computer speaks TLS: `certificate` is a copy of its certificate, and whoever has
+the key of that one, and nobody else, is the server, whatever it is called.
+
 Events of our own: `{"type": "gone", "message": …, "starting": bool}` and
 `{"type": "connected"}`. Never touches Krita or Qt.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
+import ssl
 import threading
 from queue import SimpleQueue
 from typing import Any, Callable, NamedTuple
@@ -27,6 +31,8 @@ from .wire import Garbled, encode
 CONNECT_S = 3.0
 READ_BYTES = 256 * 1024
 PAUSES_S = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
+# what a socket says that has nothing to read, or no room to write, after all
+NOT_READY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 SOON_S = 0.3  # a server that is being started listens within moments
 
 
@@ -47,6 +53,7 @@ class Connection:
         tell: Callable[[], None],
         revive: Callable[[], Revived] | None = None,
         pauses_s: tuple[float, ...] = PAUSES_S,
+        certificate: str = "",
     ) -> None:
         self.events: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._address = address
@@ -54,6 +61,7 @@ class Connection:
         self._tell = tell
         self._revive = revive
         self._pauses_s = pauses_s
+        self._certificate = certificate
         self._lock = threading.Lock()  # guards the two below
         self._outbox: list[dict[str, Any]] = []
         self._closing = False
@@ -108,12 +116,24 @@ class Connection:
         while not self._is_closing():
             talk = Conversation()
             try:
-                with socket.create_connection(self._address, CONNECT_S) as connected:
+                with self._connect() as connected:
                     self._say({"type": "connected"})
                     self._talk(connected, talk)
             except (OSError, Garbled) as error:
                 failures = 0 if talk.greeted else failures + 1
                 self._pause(self._lose(talk, error), failures)
+
+    def _connect(self) -> socket.socket:
+        plain = socket.create_connection(self._address, CONNECT_S)
+        if not self._certificate:
+            return plain
+        try:
+            context = ssl.create_default_context(cafile=self._certificate)
+            context.check_hostname = False  # at home a server has no name that is vouched for
+            return context.wrap_socket(plain)
+        except BaseException:
+            plain.close()
+            raise
 
     def _is_closing(self) -> bool:
         with self._lock:
@@ -137,7 +157,7 @@ class Connection:
                     if key.fileobj is self._alarm:
                         self._hear_bell()
                         continue
-                    with contextlib.suppress(BlockingIOError):  # it was not so ready after all
+                    with contextlib.suppress(*NOT_READY):
                         if ready & selectors.EVENT_WRITE:
                             del out[: connected.send(out)]
                         if ready & selectors.EVENT_READ:
@@ -158,6 +178,9 @@ class Connection:
         data = connected.recv(READ_BYTES)
         if not data:
             raise ConnectionError("The server has closed the connection.")
+        # what TLS has unpacked already is nothing that `select` would wake us for
+        while isinstance(connected, ssl.SSLSocket) and connected.pending():
+            data += connected.recv(READ_BYTES)
         for message in talk.hear(data):
             self._say(message)
 
@@ -179,6 +202,8 @@ class Connection:
             return f"What answers at {host}:{port} is not a RunAI server. {error}"
         if isinstance(error, ConnectionRefusedError):
             return f"There is no server at {host}:{port}."
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"{host}:{port} shows another certificate than {self._certificate}."
         reason = getattr(error, "strerror", None) or str(error)
         return f"The connection to {host}:{port} is gone: {reason.rstrip('.')}."
 

@@ -48,7 +48,13 @@ class Desk(QObject):
         host, port = settings.host, settings.port
         if settings.command and host in LOOPBACK:
             self.starter = Starter(settings.command, host, port)
-        self._connection = Connection((host, port), settings.hello(), self._news.emit, self.starter)
+        self._connection = Connection(
+            (host, port),
+            settings.hello(),
+            self._news.emit,
+            self.starter,
+            certificate=settings.certificate,
+        )
         self._connection.start()
         self.changed.emit()
 

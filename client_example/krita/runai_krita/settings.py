@@ -11,12 +11,13 @@ DEFAULT_PORT = 50006
 
 
 class Settings(NamedTuple):
-    """`command` empty: only connect. `token` empty: none is sent."""
+    """`command` empty: only connect. `token` empty: none is sent. `certificate` empty: no TLS."""
 
     host: str = "localhost"
     port: int = DEFAULT_PORT
     command: str = "runai"
     token: str = ""
+    certificate: str = ""
 
     def hello(self) -> dict[str, Any]:
         message = {"type": "hello", "protocol": 1, "client": "runai_krita 1.0"}

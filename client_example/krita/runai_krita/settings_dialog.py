@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
 from PyQt5.QtWidgets import (
     QDialog,
@@ -38,15 +38,18 @@ class SettingsDialog(QDialog):
         self._port.setValue(settings.port)
         self._command = QLineEdit(settings.command)
         self._token = QLineEdit(settings.token)
-        for name in ("host", "port", "command", "token"):
+        self._certificate = QLineEdit(settings.certificate)
+        for name in ("host", "port", "command", "token", "certificate"):
             getattr(self, f"_{name}").setObjectName(f"runai_{name}")
         self._token.setEchoMode(QLineEdit.Password)
         self._token.setPlaceholderText("only if the server asks for one")
+        self._certificate.setPlaceholderText("a copy of the server's, if it is on another computer")
         form = QFormLayout(self)
         form.addRow("Host", self._host)
         form.addRow("Port", self._port)
         form.addRow("Token", self._token)
-        form.addRow("Program", self._program_row())
+        form.addRow("Certificate", self._row_of(self._certificate, "File…", self._choose_file))
+        form.addRow("Program", self._row_of(self._command, "Folder…", self._choose_folder))
         explanation = QLabel(EXPLANATION)
         explanation.setWordWrap(True)
         form.addRow(explanation)
@@ -58,15 +61,22 @@ class SettingsDialog(QDialog):
             port=self._port.value(),
             command=self._command.text().strip(),
             token=self._token.text().strip(),
+            certificate=self._certificate.text().strip(),
         )
 
-    def _program_row(self) -> Any:
-        choose = QPushButton("Folder…")
-        choose.clicked.connect(self._choose_folder)
+    def _row_of(self, line: QLineEdit, label: str, choose: Callable[[], None]) -> Any:
+        """A line to write on, and a button to choose what stands there."""
+        button = QPushButton(label)
+        button.clicked.connect(choose)
         row = QHBoxLayout()
-        row.addWidget(self._command, 1)
-        row.addWidget(choose)
+        row.addWidget(line, 1)
+        row.addWidget(button)
         return row
+
+    def _choose_file(self) -> None:
+        file, _ = QFileDialog.getOpenFileName(self, "The server's certificate", "", "PEM (*.pem)")
+        if file:
+            self._certificate.setText(file)
 
     def _choose_folder(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "The folder of the packaged server")

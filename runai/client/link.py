@@ -47,6 +47,7 @@ from runai.streams.plain import Stream
 from runai.wire.connection import Connection, Message, Role, TooLarge
 from runai.wire.packets import encode
 
+FAREWELL_S = 1.0
 MAX_ANSWER_BYTES = 1024 * 1024 * 1024
 REMEMBERED = 4096  # more than a server keeps of one client
 # a silent server is given up after 25 s: where it keeps what is open, little is lost by that
@@ -197,6 +198,8 @@ class Link:
         """End the connection and both threads; open requests get ConnectionLost. Idempotent."""
         with self._lock:
             self._complaint = ErrorBody.of(ConnectionLost("This client has been closed."))
+        self._outgoing.put(None)
+        self._writer.join(FAREWELL_S)  # what was confirmed last is to arrive
         self._stream.shut()
         self._writer.join()
         self._reader.join()

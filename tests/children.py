@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 30.0
+LONG_S = 150.0  # for what imports torch, on a machine with other work to do
 ROOT = Path(__file__).parents[1]
 
 
 class Child:
     """A process of ours; its stderr is read line by line. `options`: of `subprocess.Popen`."""
 
-    def __init__(self, words: list[str], **options: Any) -> None:
+    def __init__(self, words: list[str], *, patience_s: float = PATIENCE_S, **options: Any) -> None:
         piped = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         self.process = subprocess.Popen(words, cwd=ROOT, text=True, **(piped | options))
         # a child that hangs fails its test instead of hanging it
-        self._alarm = threading.Timer(PATIENCE_S, self.process.kill)
+        self._alarm = threading.Timer(patience_s, self.process.kill)
         self._alarm.start()
         self.seen = ""
 

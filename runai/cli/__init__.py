@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from runai.cli.exit_codes import ExitCode, code_of
+from runai.cli.last_word import last_word
 from runai.errors import InvalidSetting, RunAIError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def main(
         run = importlib.import_module(f"runai.cli.{command}").run
         return int(run(words, make_engine))
     except RunAIError as error:
-        print(f"runai: {error}", file=sys.stderr)
+        last_word(f"runai: {error}")
         return code_of(error)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED

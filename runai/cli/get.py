@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from runai.cli.exit_codes import ExitCode
 from runai.cli.fetch import choice, vocabulary
+from runai.cli.fetch.stopping import Stop
 from runai.cli.fetch.wellknown import ORGANISATIONS, WELL_KNOWN, WellKnown
 from runai.cli.parser import Parser
 from runai.cli.wiring import OFFLINE
@@ -56,11 +57,13 @@ def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
     arguments, settings = command_line().read(words)
     base = settings.model_base_path[0]
     _go_online()
+    stop = Stop()
     try:
-        if arguments.repo == vocabulary.NAME:
-            _get_vocabulary(base, arguments.wheels)
-        else:
-            _get(arguments, base)
+        with stop.heard():
+            if arguments.repo == vocabulary.NAME:
+                _get_vocabulary(base, arguments.wheels)
+            else:
+                _get(arguments, base, stop)
     except KeyboardInterrupt:
         _say("\nInterrupted. Run the same command again: it goes on where it stopped.")
         return ExitCode.INTERRUPTED
@@ -124,7 +127,7 @@ def _is_sound(folder: Path) -> bool:
         return False
 
 
-def _get(arguments: Namespace, base: Path) -> None:
+def _get(arguments: Namespace, base: Path, stop: Stop) -> None:
     from runai.cli.fetch import hub  # huggingface_hub reads the environment at import
 
     row = WELL_KNOWN.get(arguments.repo) or _as_row(arguments.repo)
@@ -144,7 +147,7 @@ def _get(arguments: Namespace, base: Path) -> None:
     )
     files = [file for file in repository.files if file.name in names]
     staged = base / STAGING / _staging_name(row.repo, repository.commit, names)
-    _fetch_all(repository, files, staged)
+    _fetch_all(repository, files, staged, stop)
     folder = choice.is_folder(names)
     into = arguments.into and base / arguments.into
     for path in [_put(staged, place, base)] if folder else _put_files(staged, base, into):
@@ -173,7 +176,9 @@ def _staging_name(repo: str, commit: str, names: Sequence[str]) -> str:
     return f"{repo.replace('/', '--')}-{commit[:12]}-{chosen:08x}"
 
 
-def _fetch_all(repository: Repository, files: Sequence[RemoteFile], staged: Path) -> None:
+def _fetch_all(
+    repository: Repository, files: Sequence[RemoteFile], staged: Path, stop: Stop
+) -> None:
     from runai.cli.fetch import hub  # not before `_go_online`
 
     total = sum(file.size for file in files)
@@ -184,7 +189,7 @@ def _fetch_all(repository: Repository, files: Sequence[RemoteFile], staged: Path
     with tqdm(total=total, unit="B", unit_scale=True, disable=None, file=sys.stderr) as bar:
         for file in files:
             bar.set_description(Path(file.name).name, refresh=False)
-            hub.fetch(repository, file, staged, bar.update)
+            hub.fetch(repository, file, staged, bar.update, stop)
 
 
 def _put(staged: Path, place: Path | None, base: Path) -> Path:

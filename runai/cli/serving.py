@@ -124,9 +124,15 @@ class Ending:
         if self._first_signal is None:
             self._first_signal = number
             log.info("Stopping: what is being drawn has %g s.", self._grace_s)
-            self._drainer.start()
+            self._start_draining()
         else:
             self._cancel_after(0.0)
+
+    def _start_draining(self) -> None:
+        try:
+            self._drainer.start()
+        except RuntimeError:  # no thread can be had: then no second signal is heard meanwhile
+            self._drain()
 
     def join(self) -> None:
         if self._drainer.ident is not None:

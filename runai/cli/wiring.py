@@ -35,6 +35,9 @@ OFFLINE = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
 }
+# torch makes a folder for what it compiles, in the temporary folder, when diffusers is imported,
+# and cannot be imported where none can be made. Nothing is compiled here: any folder will do
+NOTHING_COMPILED = {"TORCHINDUCTOR_CACHE_DIR": sys.prefix}
 EXAMPLE = "models.example"
 if TYPE_CHECKING:
     from runai.streams.contexts import Trust
@@ -43,8 +46,8 @@ Fatal = Callable[[RunAIError], None]
 
 
 def stay_offline() -> None:
-    """Tell the libraries not to use the network, whatever the environment says."""
-    os.environ.update(OFFLINE)
+    """Tell the libraries not to use the network, whatever the environment says, nor the disk."""
+    os.environ.update({**NOTHING_COMPILED, **OFFLINE})
 
 
 def limits(settings: Settings) -> Limits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,12 @@ from runai.errors import InvalidSetting
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _FAST_BF16 = {"avx512_bf16", "amx_bf16"}
-# of a processor's allocator; of CUDA's own calls and of MPS; of cuBLAS and cuDNN
-_NO_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "_STATUS_ALLOC_FAILED",
+# of a processor's allocator; of CUDA's own calls and of MPS; of cuBLAS and cuDNN; of oneDNN, which
+# gives no reason (met in a process that could have no more memory)
+_NO_MEMORY = re.compile(
+    "can't allocate memory|not enough memory|out of memory|_STATUS_ALLOC_FAILED"
+    "|could not (create|execute) a primitive$",
+    re.MULTILINE,
 )
 # how many there are of each kind
 _DEVICES: dict[str, Callable[[], int]] = {
@@ -88,4 +89,4 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error) if isinstance(error, RuntimeError) else ""
-    return any(words in text for words in _NO_MEMORY)
+    return _NO_MEMORY.search(text) is not None

@@ -67,7 +67,9 @@ def is_device_lost(error: BaseException) -> bool:
     """Whether this process can use its device no more."""
     if getattr(error, "error_code", None) in LOSING_CODES:
         return isinstance(error, torch.AcceleratorError)
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in LOSING_WORDS)
+    # of the first line: the ones below it hold advice, about device-side assertions among others
+    said = _first_line(error) if isinstance(error, RuntimeError) else ""
+    return any(words in said for words in LOSING_WORDS)
 
 
 def is_of_device(error: BaseException) -> bool:
@@ -82,15 +84,13 @@ def device_may_be_lost() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if is_device_lost(error):
-            raise _lost(error) from error
+            raise DeviceLost(
+                f"The device failed and cannot be used any more: {_first_line(error)}."
+            ) from error
         raise
 
 
-def _lost(error: BaseException) -> DeviceLost:
-    return DeviceLost(f"The device failed and cannot be used any more: {first_line(error)}.")
-
-
-def first_line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     """Of what an error says, as much as a message should hold."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
 
@@ -99,13 +99,12 @@ def first_line(error: BaseException) -> str:
 def device_errors() -> Iterator[None]:
     """Raises OutOfMemory, DeviceLost or EngineError for what a network's call raises."""
     try:
-        yield
+        with device_may_be_lost():
+            yield
     except _DEVICE_FAULTS as error:
-        if is_device_lost(error):
-            raise _lost(error) from error
         if is_out_of_memory(error):
             traceback.clear_frames(error.__traceback__)  # they hold what had been computed
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             raise OutOfMemory("There is not enough memory on the device for this.") from error
-        raise EngineError(f"Drawing failed: {first_line(error)}") from error
+        raise EngineError(f"Drawing failed: {_first_line(error)}") from error

@@ -9,11 +9,13 @@ kept in memory with the stamp of the file they belong to: nothing is written, an
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 from pathlib import Path
 
 BLOCK_BYTES = 2**22
+log = logging.getLogger(__name__)
 Stamp = tuple[int, int]
 
 
@@ -45,9 +47,18 @@ class Hashes:
                 return self._known.get(key)
             self._wanted[key] = None
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="hashes")
-                self._thread.start()
+                self._thread = self._started()
         return None
+
+    def _started(self) -> threading.Thread | None:
+        """With the lock held; None where no thread can be had, until somebody asks again."""
+        thread = threading.Thread(target=self._run, name="hashes")
+        try:
+            thread.start()
+        except RuntimeError:  # what Python raises for want of memory, or past a limit of threads
+            log.warning("No thread could be started for hashes.")
+            return None
+        return thread
 
     def join(self) -> None:
         """Wait until everything that was asked for is known."""

@@ -66,3 +66,20 @@ def test_stopping_ends_it_between_two_blocks_and_for_good(tmp_path: Path) -> Non
     assert hashes.known(path, stamp(path)) is None
     assert hashes.ask(path, stamp(path)) is None
     assert "hashes" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_where_no_thread_can_be_had_it_is_tried_again_later(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")  # as Python says it
+
+    hashes = Hashes()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", cannot)
+        assert hashes.ask(file, stamp(file)) is None
+    hashes.join()
+    hashes.ask(file, stamp(file))
+    hashes.join()
+    assert hashes.known(file, stamp(file)) == hashlib.sha256(file.read_bytes()).hexdigest()
+    hashes.stop()

@@ -43,12 +43,32 @@ def test_a_file_that_shrinks_while_it_is_read_is_broken_not_fatal(tmp_path: Path
     path = tmp_path / "x.safetensors"
     save_file({f"{i}": torch.zeros(ODD) for i in range(4)}, path)
     rows, _ = read_index(path)
-    with Reader(BF16) as reader:
+    with pytest.raises(ModelBroken, match=r"x\.safetensors is cut short"), Reader(BF16) as reader:
         reader.read(rows["0"])
         os.truncate(path, path.stat().st_size // 2)
-        with pytest.raises(ModelBroken, match=r"x\.safetensors is cut short"):
-            for row in rows.values():
-                reader.read(row)
+        for row in rows.values():
+            reader.read(row)
+
+
+def test_a_file_that_is_not_the_one_that_was_looked_into_is_not_read(tmp_path: Path) -> None:
+    path, other = tmp_path / "x.safetensors", tmp_path / "y.safetensors"
+    for file in (path, other):
+        save_file({"a": torch.zeros(ODD)}, file)
+    rows, _ = read_index(path)
+    other.replace(path)
+    with pytest.raises(ModelBroken, match="changed while it was read"), Reader(BF16) as reader:
+        reader.read(rows["a"])
+
+
+def test_a_file_that_is_written_over_behind_what_was_read_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.zeros(ODD)}, path)
+    rows, _ = read_index(path)
+    with pytest.raises(ModelBroken, match="changed while it was read"), Reader(BF16) as reader:
+        reader.read(rows["a"])
+        with path.open("r+b") as file:
+            file.seek(-4, os.SEEK_END)
+            file.write(b"\1\1\1\1")
 
 
 def test_a_file_that_is_cut_at_any_moment_is_broken_or_whole(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from runai.testing.scripted import ScriptedEngine
 from tests.faults.servers import Apart, Drawing, Here
 from tests.faults.watching import Table
 
-LAST_RESORT_S = 60.0
+LAST_RESORT_S = 200.0
 SERVE = "import sys; from runai.cli import main; sys.exit(main())"
 
 

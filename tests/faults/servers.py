@@ -7,8 +7,11 @@ whole process. What a server holds is read from /proc, so it is the same for bot
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -22,7 +25,8 @@ from runai.transports.socket_server import SocketOptions, SocketServer
 if TYPE_CHECKING:
     from runai.engine.engine import TorchEngine
 
-SMALL = {"width": 64, "height": 64, "num_inference_steps": 2, "seed": 1}
+# with words, for the tokenizers start their threads at the first ones
+SMALL = {"prompt": "a b c", "width": 64, "height": 64, "num_inference_steps": 2, "seed": 1}
 
 
 class Held(NamedTuple):
@@ -102,12 +106,33 @@ class Drawing(Here):
         super().__init__(make, model="v1/plain")
 
 
-class Apart:
-    """A server that is a child process, and says on stderr which port it has."""
+def free_port() -> int:
+    """One that nobody has, and that hardly anybody will take soon."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
-    def __init__(self, child: children.Child, **good: Any) -> None:
+
+def _wait_until_it_listens(process: subprocess.Popen[str], port: int) -> None:
+    while process.poll() is None:
+        with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+    raise AssertionError(f"it has ended with {process.returncode}")
+
+
+class Apart:
+    """A server that is a child process. `port`: None: it says on stderr which one it has."""
+
+    def __init__(self, child: children.Child, port: int | None = None, **good: Any) -> None:
         self.child = child
-        self.port = int(child.wait_for(r"port (\d+)")[1])
+        if port is None:
+            port = int(child.wait_for(r"port (\d+)")[1])
+        else:
+            _wait_until_it_listens(child.process, port)
+        self.port = port
         self.pid, self.good = child.process.pid, {**SMALL, **good}
 
     def end(self) -> None:

@@ -1,6 +1,6 @@
 """What holds after a fault, whatever it was, and the table of all faults.
 
-A fault happens within `survived` or `ended`, which give a `Watch`: the test asks through its
+A fault happens within `survived`, `ended` or `restarted`, which give a `Watch`: the test asks through its
 clients, and they keep account of what they are told. Afterwards it is checked that
 
 - every request that was accepted got exactly one last answer;
@@ -8,16 +8,18 @@ clients, and they keep account of what they are told. Afterwards it is checked t
 - the same threads live as before, no more descriptors are open, and memory did not grow by more
   than `MAX_GROWTH_BYTES` (in this process the tests' own is counted too);
 
-or, of a server that is to end, that it did so with the exit code that it should have. Each fault
-is a row of the table, also when the check fails; RUNAI_FAULT_TABLE=FILE writes it as markdown.
+or, of a server that is to end, that it did so with the exit code that it should have, and is
+started again where somebody sees to that. Each fault is a row of the table, also when the check
+fails; RUNAI_FAULT_TABLE=FILE writes it as markdown.
 """
 
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -184,8 +186,27 @@ class Table:
             for client in watch.clients:
                 client.read_to_the_end()
             assert server.child.end() == code, server.child.seen
-            result["survived"] = f"no: exit code {code}"
+            result["survived"] = f"ended, exit code {code}"
             result["seconds"] = f"ended after {time.monotonic() - began:.2f}"
+            watch.check_answers()
+
+    @contextmanager
+    def restarted(self, fault: str, server: Apart, code: int) -> Iterator[Watch]:
+        """Within, the fault happens. Afterwards the server has ended with this exit code, and
+        whoever watches over it has started it again.
+        """
+        watch = Watch(server)
+        with self._row(fault, watch) as result:
+            _draw(server)
+            yield watch
+            began = time.monotonic()
+            for client in watch.clients:
+                client.read_to_the_end()
+            server.child.wait_for(f"ended with {code}$")
+            server.child.wait_for(f"port {server.port}")
+            _draw(server)
+            result["survived"] = f"restarted after exit code {code}"
+            result["seconds"] = f"{time.monotonic() - began:.2f}"
             watch.check_answers()
 
     @contextmanager
@@ -219,6 +240,13 @@ def _looking_on(server: Server) -> Iterator[Client]:
     with Client("127.0.0.1", server.port, observer=True) as observer:
         observer.connect()
         yield observer
+
+
+def _named(server: Server, threads: Iterable[str]) -> list[str]:
+    """What is known of threads: the name that the kernel has, and Python's of one of its own."""
+    ours = {str(thread.native_id): thread.name for thread in threading.enumerate()}
+    task = Path("/proc", str(server.pid), "task")
+    return [f"{(task / tid / 'comm').read_text().strip()} {ours.get(tid, '')}" for tid in threads]
 
 
 def _until(true: Callable[[], bool]) -> None:
@@ -256,8 +284,9 @@ def _check_held(server: Server, before: Before, observer: Client) -> None:
     gc.collect()  # of a server of this process: tests make cycles
     _until(is_back)
     now = Held.of(server.pid)
-    assert now.threads - most.threads == set(), "threads more"
-    assert before.lasting - now.threads == set(), "threads less"
+    more = now.threads - most.threads
+    assert not more, f"threads more: {_named(server, more)}"
+    assert before.lasting <= now.threads, "a thread is gone"
     assert now.descriptors <= most.descriptors
     grown = now.resident_bytes - most.resident_bytes
     assert grown <= MAX_GROWTH_BYTES, f"{grown / 2**20:.0f} MiB more"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 from runai import __version__
 from runai.cli.fetch import listing
 from runai.cli.fetch.listing import RemoteFile, Repository
+from runai.cli.fetch.stopping import Stop
 from runai.errors import FetchFailed
 
 CHUNK_BYTES = 2**20
@@ -93,10 +95,12 @@ def look_up(repo: str, revision: str | None) -> Repository:
         return listing.read(repo, info)
 
 
-def fetch(repository: Repository, file: RemoteFile, folder: Path, progress: Progress) -> None:
+def fetch(
+    repository: Repository, file: RemoteFile, folder: Path, progress: Progress, stop: Stop
+) -> None:
     """Bring one file into `folder`, whole and verified; `progress` gets bytes, also old ones.
 
-    Raises FetchFailed; what has arrived stays for the next time.
+    `stop` ends it in the middle. Raises FetchFailed; what has arrived stays for the next time.
     """
     target = folder / file.name
     if target.is_file():
@@ -107,7 +111,7 @@ def fetch(repository: Repository, file: RemoteFile, folder: Path, progress: Prog
     progress(have := arrived(target))
     with part.open("ab") as sink, _explained(repository.name):
         while have < file.size:
-            have = _go_on(repository, file, sink, have, progress)
+            have = _go_on(repository, file, sink, have, progress, stop)
     _verify(part, file)
     part.rename(target)
 
@@ -123,7 +127,12 @@ def arrived(target: Path) -> int:
 
 
 def _go_on(
-    repository: Repository, file: RemoteFile, sink: Any, have: int, progress: Progress
+    repository: Repository,
+    file: RemoteFile,
+    sink: Any,
+    have: int,
+    progress: Progress,
+    stop: Stop,
 ) -> int:
     """Ask for what is missing; how much there is then, or one piece too much of it.
 
@@ -131,7 +140,7 @@ def _go_on(
     """
     before = have
     try:
-        with _asked(repository, file, have) as answer:
+        with _asked(repository, file, have) as answer, stop.receiving(_connection_of(answer)):
             if answer.status_code != PARTIAL_CONTENT and have:  # it sends all of it once more
                 sink.truncate(0)
                 progress(-have)
@@ -160,6 +169,11 @@ def _asked(repository: Repository, file: RemoteFile, have: int) -> Iterator[http
     with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_S) as answer:
         hf_raise_for_status(answer)
         yield answer
+
+
+def _connection_of(answer: httpx2.Response) -> socket.socket:
+    found: socket.socket = answer.extensions["network_stream"].get_extra_info("socket")
+    return found
 
 
 def _verify(part: Path, file: RemoteFile) -> None:

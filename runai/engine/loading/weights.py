@@ -4,7 +4,9 @@ Theory of operation. Every kind of weights file comes down to rows of `Stored`: 
 shape and place of each tensor's bytes. The bytes are read (`pread`) piece by piece into a small
 buffer and converted from there into the tensor that stays, so that the peak is the weights in
 their final format and nothing else. Files are not mapped: one that is shortened while it is
-mapped kills the process with SIGBUS, where a read comes back short and becomes an error.
+mapped kills the process with SIGBUS, where a read comes back short and becomes an error. One
+that is written over, or has another put in its place, between the look into it and the last
+read would be read as nonsense: so what it was at that look is compared with what is read.
 
 What the two kinds of file look like: `detection.header` and `pickles`.
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -47,15 +49,23 @@ DTYPES: dict[str, torch.dtype] = {
 }
 
 
+State = tuple[int, int, int, int]
+"""Of a file: device, inode, time of its last change in ns, size."""
+
+
 @dataclass(frozen=True)
 class Stored:
-    """One tensor in a file: its first byte is at `offset`. `strides` in elements."""
+    """One tensor in a file: its first byte is at `offset`. `strides` in elements.
+
+    `state`: of the file when it was looked into; None: whatever is there is read.
+    """
 
     path: Path
     dtype: torch.dtype
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int
+    state: State | None = None
 
     @property
     def contiguous(self) -> bool:
@@ -65,7 +75,7 @@ class Stored:
     def rows(self, first: int, count: int) -> Stored:
         """`count` of its rows, from `first` on."""
         start = self.offset + first * self.strides[0] * self.dtype.itemsize
-        return Stored(self.path, self.dtype, (count, *self.shape[1:]), self.strides, start)
+        return replace(self, shape=(count, *self.shape[1:]), offset=start)
 
 
 Rows = dict[str, Stored]
@@ -80,7 +90,7 @@ class Reader:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._files: dict[Path, int] = {}
+        self._files: dict[Path, tuple[int, State]] = {}
         self._buffer = torch.empty(PIECE_BYTES, dtype=torch.uint8)
 
     @property
@@ -97,11 +107,18 @@ class Reader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        for file in self._files.values():
+        changed = [path for path, (file, state) in self._files.items() if _state(file) != state]
+        for file, _state_then in self._files.values():
             os.close(file)
+        if changed and error is None:
+            raise _changed(changed[0])
 
     def read(self, stored: Stored) -> torch.Tensor:
-        """The tensor in the place's dtype on its device. ModelBroken if the file ends early."""
+        """The tensor in the place's dtype on its device.
+
+        ModelBroken if the file ends early or is not the one that was looked into; if it was
+        changed in between, when all is read.
+        """
         if not stored.contiguous:
             return self._read_strided(stored)
         tensor = torch.empty(stored.shape, dtype=self._place.dtype, device=self._place.device)
@@ -111,11 +128,11 @@ class Reader:
     def _read_strided(self, stored: Stored) -> torch.Tensor:
         spans = zip(stored.shape, stored.strides, strict=True)
         extent = 1 + sum((size - 1) * stride for size, stride in spans)
-        flat = Stored(stored.path, stored.dtype, (extent,), (1,), stored.offset)
+        flat = replace(stored, shape=(extent,), strides=(1,))
         return self.read(flat).as_strided(stored.shape, stored.strides).contiguous()
 
     def _fill(self, flat: torch.Tensor, stored: Stored) -> None:
-        file = self._open(stored.path)
+        file = self._open(stored)
         if flat.dtype == stored.dtype and flat.device.type == "cpu":
             _read_into(file, flat.view(torch.uint8), stored)
             return
@@ -126,10 +143,26 @@ class Reader:
             _read_into(file, piece, stored, start * stored.dtype.itemsize)
             target.copy_(piece.view(stored.dtype).to(target.device))
 
-    def _open(self, path: Path) -> int:
-        if path not in self._files:
-            self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return self._files[path]
+    def _open(self, stored: Stored) -> int:
+        if stored.path not in self._files:
+            file = os.open(stored.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._files[stored.path] = file, _state(file)
+        file, state = self._files[stored.path]
+        if stored.state not in (state, None):
+            raise _changed(stored.path)
+        return file
+
+
+def _state(file: int) -> State:
+    status = os.fstat(file)
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _changed(path: Path) -> ModelBroken:
+    return ModelBroken(
+        f"{path.name} was changed while it was read.",
+        hint="Ask again when it has been written whole.",
+    )
 
 
 def _read_into(file: int, target: torch.Tensor, stored: Stored, skip: int = 0) -> None:
@@ -155,13 +188,13 @@ def read_index(
     Raises ModelBroken for anything unsound, ModelUnsafe for a pickle that could run code.
     """
     with path.open("rb") as file:
-        start = file.read(9)
+        start, state = file.read(9), _state(file.fileno())
     if is_safetensors(start):
-        return _safetensors(path)
-    return _rows_of(path, within(pickles.read(path))), {}
+        return _safetensors(path, state)
+    return _rows_of(path, within(pickles.read(path)), state), {}
 
 
-def _rows_of(path: Path, tensors: Mapping[str, pickles.Tensor]) -> Rows:
+def _rows_of(path: Path, tensors: Mapping[str, pickles.Tensor], state: State) -> Rows:
     """Where the tensors are that `pickles` has found in a file.
 
     Raises ModelBroken for views of so little that they are no weights.
@@ -171,21 +204,21 @@ def _rows_of(path: Path, tensors: Mapping[str, pickles.Tensor]) -> Rows:
     if sum(sizes) > MOST_SHARING * path.stat().st_size:
         raise ModelBroken(f"{path.name} claims tensors that are larger than the file.")
     return {
-        name: Stored(path, DTYPES[row.dtype], row.shape, row.strides, row.offset)
+        name: Stored(path, DTYPES[row.dtype], row.shape, row.strides, row.offset, state)
         for name, row in tensors.items()
     }
 
 
-def _safetensors(path: Path) -> tuple[Rows, dict[str, str]]:
+def _safetensors(path: Path, state: State) -> tuple[Rows, dict[str, str]]:
     with path.open("rb") as file:
         rows, metadata, start = table_of(file, path.stat().st_size, path.name)
     strange = {row["dtype"] for row in rows.values()} - DTYPES.keys()
     if strange:
         raise ModelUnsupported(f"{path.name} holds numbers of the format {min(strange)}.")
-    return {name: _row(path, row, start) for name, row in rows.items()}, metadata
+    return {name: _row(path, row, start, state) for name, row in rows.items()}, metadata
 
 
-def _row(path: Path, row: Mapping[str, Any], start: int) -> Stored:
+def _row(path: Path, row: Mapping[str, Any], start: int, state: State) -> Stored:
     shape = tuple(row["shape"])
     first = start + row["data_offsets"][0]
-    return Stored(path, DTYPES[row["dtype"]], shape, contiguous_strides(shape), first)
+    return Stored(path, DTYPES[row["dtype"]], shape, contiguous_strides(shape), first, state)

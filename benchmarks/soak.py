@@ -6,8 +6,9 @@
 A server is started as a user would, with a scripted engine that takes `STEP_S` for a step of a
 batch and draws plain pictures, or with the example model. `soak_clients.py` plays the clients, in
 a few processes, so that always about --queued requests are open. Meanwhile an observer asks for the
-status 20 times a second, and the server's resident memory is read once a second. Exits with 1 if
-a promise is broken:
+status 20 times a second, and the server's resident memory is read once a second. Beside each status
+a process that does nothing else is asked to give back one packet: that is the floor which this
+machine has, with all else that runs on it. Exits with 1 if a promise is broken:
 
 - every accepted request got exactly one last answer, and no connection was lost;
 - fair: between two completed requests of a client no more than `MOST_TURNS` times as many others'
@@ -24,6 +25,7 @@ import argparse
 import json
 import os
 import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -42,7 +44,7 @@ MOST_GROWTH_MIB_PER_MIN = 1.0
 STATUS_P99_S = 0.020
 DRAIN_S = 150.0
 HERE = Path(__file__).resolve()
-MIB = 2**20
+MIB, PACKET = 2**20, 1024
 
 
 class SlowEngine(ScriptedEngine):
@@ -75,6 +77,39 @@ def start_server(args: argparse.Namespace) -> tuple[subprocess.Popen[str], int]:
     raise SystemExit(f"The server did not listen, and ended with {server.wait()}.")
 
 
+def echo() -> None:
+    """Give back what one client sends, for the floor."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(listener.getsockname()[1], flush=True)
+        client, _ = listener.accept()
+        with client:
+            while data := client.recv(PACKET):
+                client.sendall(data)
+
+
+class Floor:
+    """The process that gives packets back."""
+
+    def __init__(self) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, str(HERE), "--echo"], stdout=subprocess.PIPE, text=True
+        )
+        assert self._child.stdout is not None
+        port = int(self._child.stdout.readline())
+        self._sock = socket.create_connection(("127.0.0.1", port))
+
+    def ask(self) -> float:
+        """Seconds that one packet takes."""
+        began = time.monotonic()
+        self._sock.sendall(bytes(PACKET))
+        self._sock.recv(PACKET, socket.MSG_WAITALL)
+        return time.monotonic() - began
+
+    def close(self) -> None:
+        self._sock.close()
+        self._child.communicate()
+
+
 def start_clients(args: argparse.Namespace, port: int, until: float) -> list[subprocess.Popen[str]]:
     share = args.clients // args.processes
     each = args.queued // args.clients
@@ -93,23 +128,31 @@ class Watch:
     """What is seen of the server from outside. Times since the beginning, in seconds."""
 
     def __init__(self, pid: int) -> None:
-        self._statm = Path("/proc", str(pid), "statm")
+        self._process = Path("/proc", str(pid))
         self._page = os.sysconf("SC_PAGE_SIZE")
         self._began = time.monotonic()
         self.resident: list[tuple[float, int]] = []
         self.waits: list[float] = []
+        self.floors: list[float] = []
         self.most_queued = 0
 
-    def watch(self, observer: Client, until: float) -> None:
-        look_at = 0.0
+    def watch(self, observer: Client, floor: Floor, until: float) -> None:
+        look_at, busy_s = 0.0, self._busy_s()
         while (now := time.monotonic()) < until:
             self.most_queued = max(self.most_queued, observer.status().queued)
             self.waits.append(time.monotonic() - now)
+            self.floors.append(floor.ask())
             if now >= look_at:
-                pages = int(self._statm.read_text().split()[1])
+                pages = int((self._process / "statm").read_text().split()[1])
                 self.resident.append((now - self._began, pages * self._page))
                 look_at = now + LOOK_EVERY_S
             time.sleep(max(ASK_EVERY_S - (time.monotonic() - now), 0.0))
+        self.busy = (self._busy_s() - busy_s) / (time.monotonic() - self._began)
+
+    def _busy_s(self) -> float:
+        """Processor time that the server has used."""
+        fields = (self._process / "stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def growth_mib_per_min(self) -> float:
@@ -169,6 +212,9 @@ def report(args: argparse.Namespace, results: list[dict[str, Any]], watch: Watch
         "status_p50_ms": round(percentile(watch.waits, 0.5) * 1000, 2),
         "status_p99_ms": round(percentile(watch.waits, 0.99) * 1000, 2),
         "status_max_ms": round(max(watch.waits) * 1000, 2),
+        "floor_p99_ms": round(percentile(watch.floors, 0.99) * 1000, 2),
+        "floor_max_ms": round(max(watch.floors) * 1000, 2),
+        "server_busy": round(watch.busy, 2),
     }
 
 
@@ -187,6 +233,7 @@ def broken(figures: dict[str, Any], clients: int) -> list[str]:
 
 def soak(args: argparse.Namespace) -> int:
     server, port = start_server(args)
+    floor = Floor()
     try:
         with Client("127.0.0.1", port, observer=True) as observer:
             observer.models()  # waits for an engine that is imported first
@@ -194,11 +241,12 @@ def soak(args: argparse.Namespace) -> int:
             until = began + args.minutes * 60
             clients = start_clients(args, port, until)
             watch = Watch(server.pid)
-            watch.watch(observer, until)
+            watch.watch(observer, floor, until)
             said = [client.communicate(timeout=DRAIN_S)[0] for client in clients]
         results = [json.loads(text) for text in said]
         figures = report(args, results, watch) | fairness(results, began, until)
     finally:
+        floor.close()
         server.terminate()
         code = server.wait(30)
     figures |= {"exit_code": code, "broken": broken(figures, args.clients)}
@@ -219,4 +267,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[2:]) if sys.argv[1:2] == ["--serve"] else main())
+    if sys.argv[1:2] == ["--echo"]:
+        echo()
+    else:
+        sys.exit(serve(sys.argv[2:]) if sys.argv[1:2] == ["--serve"] else main())

@@ -36,6 +36,14 @@ stage lint-imports lint-imports
 stage shellcheck shellcheck bin/*.sh .ci/run
 stage hadolint hadolint Dockerfile
 stage tests tests "$@"
+if [ $# -gt 0 ]; then
+    printf '\nSkipped, since only some tests were asked for: krita, binary.\n'
+elif [ "$(id -u)" -ne 0 ]; then
+    printf '\nSkipped, since they need root: krita, binary.\n'
+else
+    stage krita bin/test-krita.sh --if-needed
+    stage binary bin/test-binary.sh --if-needed
+fi
 
 printf '\n== times\n%s' "$times"
 if [ -n "$failed" ]; then

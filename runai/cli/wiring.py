@@ -6,6 +6,7 @@ Imports no torch: `torch_engine` does that when it is called, on the worker thre
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -111,8 +112,16 @@ def service(
         with abandoned_when(lambda: made.state == "stopping"):
             return torch_engine(settings)
 
+    def make() -> Engine:
+        engine = make_engine() if make_engine is not None else import_and_make()
+        # what was imported stays: the collector would hold all threads up for a tenth of a second,
+        # now and then, to go through it
+        gc.collect()
+        gc.freeze()
+        return engine
+
     made = Service(
-        make_engine or import_and_make,
+        make,
         limits(settings),
         max_queued=settings.max_queued,
         max_open_per_session=settings.max_queued_per_client,

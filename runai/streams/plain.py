@@ -62,14 +62,15 @@ class PlainStream:
         self._sock = sock
 
     def recv(self, timeout_s: float | None = None) -> bytes | None:
-        if timeout_s is not None and not self._is_readable_within(timeout_s):
+        # (without a limit as well: `recv` holds all its memory while it waits)
+        if not self._is_readable_within(timeout_s):
             return None
         return self._sock.recv(RECEIVE_BYTES)
 
-    def _is_readable_within(self, timeout_s: float) -> bool:
+    def _is_readable_within(self, timeout_s: float | None) -> bool:
         with _Selector() as selector:
             selector.register(self._sock, selectors.EVENT_READ)
-            return bool(selector.select(max(timeout_s, 0.0)))
+            return bool(selector.select(None if timeout_s is None else max(timeout_s, 0.0)))
 
     def sendall(self, data: bytes) -> None:
         self._sock.sendall(data)

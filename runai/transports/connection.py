@@ -187,6 +187,7 @@ class ClientConnection:
                 self._wire.receive_data(data)
             else:
                 self._wire.receive_eof()
+            del data  # it would be held as long as nothing comes
             whole = False
             while (event := self._wire.next_event()) is not None:
                 if isinstance(event, wire.Quit | wire.Closed):

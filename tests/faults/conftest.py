@@ -56,10 +56,10 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def scripted(stack: ExitStack) -> Callable[..., Here]:
-    """`scripted(engine)`: a server of this process over a scripted engine."""
+    """`scripted(engine)`: a server of this process over a scripted engine; `options`: of `Here`."""
 
-    def make(engine: ScriptedEngine) -> Here:
-        server = Here(lambda: engine)
+    def make(engine: ScriptedEngine, **options: Any) -> Here:
+        server = Here(lambda: engine, **options)
         stack.callback(server.end)
         stack.callback(engine.gate.open)
         stack.callback(engine.loading_gate.open)

@@ -19,6 +19,7 @@ import children
 
 from runai.jobs.engine import Engine
 from runai.jobs.service import Service
+from runai.transports.gate import Gate
 from runai.transports.listener import bind
 from runai.transports.socket_server import SocketOptions, SocketServer
 
@@ -67,13 +68,15 @@ class Here:
         make_engine: Callable[[], Engine],
         *,
         options: SocketOptions | None = None,
+        host: str = "127.0.0.1",
+        resume_s: float = 30.0,
+        gate: Gate | None = None,
         **good: Any,
     ) -> None:
         self.fatal: list[Exception] = []
-        self.service = Service(make_engine, on_fatal=self._die)
-        self.server = SocketServer(
-            bind("127.0.0.1", 0), self.service, options or SocketOptions(keep_alive=True)
-        )
+        self.service = Service(make_engine, on_fatal=self._die, resume_s=resume_s)
+        options = options or SocketOptions(keep_alive=True)
+        self.server = SocketServer(bind(host, 0), self.service, options, gate)
         self.port, self.pid, self.good = self.server.port, os.getpid(), {**SMALL, **good}
         self._thread = threading.Thread(target=self.server.run, name="here")
         self.service.start()

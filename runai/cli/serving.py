@@ -16,7 +16,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from runai.cli import keys, logs, wiring
+from runai.cli import arenas, keys, logs, wiring
 from runai.cli.exit_codes import SIGNAL_BASE, ExitCode
 from runai.cli.signals import ENDING, caught
 from runai.errors import InvalidSetting, RunAIError
@@ -42,6 +42,7 @@ def serve(
     Raises the RunAIError that made the engine unusable, when one did.
     """
     logs.start(settings.log_level)
+    arenas.share()
     service = wiring.service(settings, make_engine, lambda error: ending.fail(error))
     server = SocketServer(listeners, service, wiring.socket_options(settings), gate)
     ending = Ending(service, server, settings.grace_s)

@@ -1,7 +1,7 @@
 """What holds after a fault, whatever it was, and the table of all faults.
 
-A fault happens within `survived`, `ended` or `restarted`, which give a `Watch`: the test asks through its
-clients, and they keep account of what they are told. Afterwards it is checked that
+A fault happens within `survived`, `ended` or `restarted`, which give a `Watch`: the test asks
+through its clients, and they keep account of what they are told. Afterwards it is checked that
 
 - every request that was accepted got exactly one last answer;
 - the next request, of a new client, is completed;

@@ -75,3 +75,12 @@ def test_those_who_left_are_named_once() -> None:
     busy.leave("a")
     assert busy.take_gone() == ["a"]
     assert busy.take_gone() == []
+
+
+def test_one_that_could_not_be_served_has_never_come() -> None:
+    waiting = roll(first_client_by=10.0)
+    waiting.enter("a")
+    waiting.withdraw("a")
+    assert waiting.present() == [] and waiting.take_gone() == []
+    assert waiting.reason_to_end(9.0) is None
+    assert waiting.reason_to_end(10.0) is StopReason.NOBODY_CAME

@@ -16,7 +16,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from runai.cli import keys, logs, wiring
+from runai.cli import arenas, keys, logs, wiring
 from runai.cli.exit_codes import SIGNAL_BASE, ExitCode
 from runai.cli.signals import ENDING, caught
 from runai.errors import InvalidSetting, RunAIError
@@ -41,6 +41,7 @@ def serve(
 
     Raises the RunAIError that made the engine unusable, when one did.
     """
+    arenas.share()
     with logs.kept(settings.log_level, settings.log_format, prompts=settings.log_prompts):
         return _serve(listeners, settings, make_engine, gate)
 

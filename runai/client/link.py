@@ -122,7 +122,7 @@ class Link:
         self._keepalive = keepalive
         self.resume_s = 0.0  # how long the server keeps what is open
         self._is_here = connected.is_here
-        self._faults: list[OSError] = []
+        self._faults: list[tuple[int | None, str]] = []  # of either thread: number, words
         self._confirmed: deque[str] = deque(kept.confirmed, maxlen=REMEMBERED)  # the reader's
         self._wire = Connection(Role.CLIENT, packet_size, MAX_ANSWER_BYTES)
         self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
@@ -222,7 +222,7 @@ class Link:
             while (data := self._outgoing.get()) is not None:
                 self._stream.sendall(data)
         except OSError as broken:  # what it means is for the reader to find
-            self._faults.append(broken)
+            self._faults.append((broken.errno, broken.strerror or str(broken)))
 
     # --- receiving -------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class Link:
             while data := self._stream.recv():
                 self._receive(data)
         except OSError as broken:
-            self._faults.insert(0, broken)
+            self._faults.insert(0, (broken.errno, broken.strerror or str(broken)))
         except RunAIError as unreadable:
             error = unreadable
         finally:
@@ -324,12 +324,13 @@ class Link:
     def _is_taken_over(self) -> bool:
         if self._on_break is None or not self.resume_s:
             return False
-        return is_broken(self._faults, is_here=self._is_here) and self._on_break(self)
+        numbers = [number for number, _ in self._faults]
+        return is_broken(numbers, is_here=self._is_here) and self._on_break(self)
 
     def _what_broke(self) -> ConnectionLost:
         if not self._faults:
             return ConnectionLost("The server has closed the connection.")
-        return ConnectionLost(f"The connection broke: {self._faults[0].strerror}.")
+        return ConnectionLost(f"The connection broke: {self._faults[0][1]}.")
 
 
 def _id_of(event: Event) -> str:

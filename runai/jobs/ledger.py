@@ -40,6 +40,7 @@ from runai.schema.limits import Limits
 from runai.schema.requests import GenerationRequest
 from runai.schema.stages import Spent
 
+LOOK_AHEAD = 256  # of those who wait, for one whose model is warm
 MAX_QUEUED_BYTES = 2**30  # of pictures that came with requests which still wait
 
 
@@ -188,9 +189,13 @@ class Ledger:
         return any(not self.outboxes[client].is_behind for client in self.queue.clients)
 
     def _drawable(self) -> list[Job]:
-        """Who waits, in the fair order, without clients that do not read what they have."""
+        """Who waits, in the fair order, without clients that do not read what they have.
+
+        Of thousands the first ones are enough to choose from; everybody waits meanwhile.
+        """
         behind = {client for client in self.queue.clients if self.outboxes[client].is_behind}
-        return [job for job in self.queue if job.client not in behind]
+        drawable = (job for job in self.queue if job.client not in behind)
+        return list(itertools.islice(drawable, LOOK_AHEAD))
 
     def take_answer(self, outbox: Outbox) -> Answer:
         """The oldest unread answer of a client that has one."""

@@ -163,6 +163,7 @@ class Outbox:
 
     def close(self) -> None:
         self.closed = True
+        self.holder = None
         self._slots.clear()
         self._unconfirmed.clear()
         self.open.clear()

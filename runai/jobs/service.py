@@ -244,7 +244,7 @@ class Session:
 
     @property
     def _is_replaced(self) -> bool:
-        return self._outbox.holder is not self
+        return not self._outbox.closed and self._outbox.holder is not self
 
     def submit(self, request: GenerationRequest, tag: object = None) -> None:
         """Hand in a request; `tag` comes back with each of its events.

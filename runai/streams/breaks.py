@@ -28,9 +28,12 @@ BREAKS = {
 LOOPBACKS = ("127.", "::ffff:127.")
 
 
-def is_broken(faults: Iterable[OSError], *, is_here: bool) -> bool:
-    """Whether the peer may still be there. `faults`: of both threads; `is_here`: of the peer."""
-    return not is_here and any(fault.errno in BREAKS for fault in faults)
+def is_broken(faults: Iterable[int | None], *, is_here: bool) -> bool:
+    """Whether the peer may still be there. `faults`: the errno that each thread met, if any.
+
+    (An exception would keep all that its thread had at hand in memory, pictures among it.)
+    """
+    return not is_here and any(fault in BREAKS for fault in faults)
 
 
 def is_here(sock: socket.socket) -> bool:

@@ -14,7 +14,8 @@ from typing import Protocol
 from runai.streams import breaks
 from runai.streams.keepalive import Keepalive
 
-RECEIVE_BYTES = 256 * 1024
+# `recv` holds all its memory while it waits, and there may be hundreds who wait
+RECEIVE_BYTES, WAITING_BYTES = 256 * 1024, 16 * 1024
 # epoll would need a file descriptor of its own, which may be just what is missing
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
@@ -60,17 +61,20 @@ class PlainStream:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._at_once = WAITING_BYTES
 
     def recv(self, timeout_s: float | None = None) -> bytes | None:
-        # (without a limit as well: `recv` holds all its memory while it waits)
-        if not self._is_readable_within(timeout_s):
+        if timeout_s is not None and not self._is_readable_within(timeout_s):
             return None
-        return self._sock.recv(RECEIVE_BYTES)
+        data = self._sock.recv(self._at_once)
+        # where so much came there is probably more
+        self._at_once = RECEIVE_BYTES if len(data) >= WAITING_BYTES else WAITING_BYTES
+        return data
 
-    def _is_readable_within(self, timeout_s: float | None) -> bool:
+    def _is_readable_within(self, timeout_s: float) -> bool:
         with _Selector() as selector:
             selector.register(self._sock, selectors.EVENT_READ)
-            return bool(selector.select(None if timeout_s is None else max(timeout_s, 0.0)))
+            return bool(selector.select(max(timeout_s, 0.0)))
 
     def sendall(self, data: bytes) -> None:
         self._sock.sendall(data)

@@ -115,7 +115,7 @@ class ClientConnection:
         self._wire = wire.Connection(wire.Role.SERVER, options.packet_size, STRANGER_BYTES)
         self._opening = Opening()
         self._patience = Patience(options, time.monotonic(), admitted=not self._asks_token)
-        self._faults: list[OSError] = []
+        self._faults: list[int | None] = []
         self._ended = threading.Event()
         name = f"client-{sock.fileno()}"
         self._session = service.open_session(name, self.abort)
@@ -160,14 +160,14 @@ class ClientConnection:
         except RunAIError as error:
             self._send_away(error)
         except OSError as error:
-            self._faults.append(error)
+            log.debug("%s is gone: %s.", self._session.name, error)
+            self._faults.append(error.errno)
         finally:
             self._let_go()
             if self._writer.ident is not None:
                 self._writer.join()
             if not is_broken(self._faults, is_here=self.origin.is_here):
                 self._session.close()
-            log.debug("%s is gone: %s.", self._session.name, self._faults or "it has left")
             self._stream.close()
             self._house.left(self)
 
@@ -320,7 +320,8 @@ class ClientConnection:
                     self._pace = self._proper_pace()
             self._stream.end()
         except OSError as error:
-            self._faults.append(error)
+            log.debug("%s cannot be written to any more: %s.", self._session.name, error)
+            self._faults.append(error.errno)
             self._let_go()
         except Exception:  # a fault of ours: a client that is cut off is better than one that waits
             log.exception("An answer could not be written.")

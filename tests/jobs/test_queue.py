@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from runai.jobs.job import Job
 from runai.jobs.queue import MAX_PASSED_OVER, FairQueue, choose
-from runai.schema.requests import TextToImage
+from runai.schema.requests import ImageToImage, TextToImage
 
 
 def job(client: int, name: str, model: str = "cold") -> Job:
@@ -119,3 +119,27 @@ def test_nobody_is_passed_over_more_often_than_allowed(arrivals_: list[Arrival],
         later = came[came.index(each) + 1 :]
         overtakers = [other for other in later if other.client == each.client and other in before]
         assert len(overtakers) <= MAX_PASSED_OVER
+
+
+@given(
+    moves=st.lists(
+        st.tuples(st.sampled_from(["push", "push", "take", "remove"]), st.integers(0, 99)),
+        max_size=40,
+    )
+)
+@settings(deadline=None, derandomize=True, database=None)
+def test_what_is_told_of_the_order_is_true_of_the_order(moves: list[tuple[str, int]]) -> None:
+    queue = FairQueue()
+    for number, (move, chance) in enumerate(moves):
+        order = queue.order()
+        if move == "push":
+            request = ImageToImage(id=str(number), image=bytes(1 + chance))
+            queue.push(Job(str(number), chance % 4, request))
+        elif order:
+            chosen = order[chance % len(order)]
+            (queue.take if move == "take" else queue.remove)(chosen)
+        order = queue.order()
+        assert [queue.position(each) for each in order] == list(range(len(order)))
+        assert len(queue) == len(order)
+        assert queue.picture_bytes == sum(each.picture_bytes for each in order)
+        assert set(queue.clients) == {each.client for each in order}

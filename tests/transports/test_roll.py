@@ -102,3 +102,12 @@ def test_an_observer_keeps_nobody_from_being_idle() -> None:
     assert waiting.reason_to_end(0.0) is None
     waiting.enter("a", counts=False)
     assert waiting.reason_to_end(60.0) is StopReason.IDLE
+
+
+def test_one_that_could_not_be_served_has_never_come() -> None:
+    waiting = roll(first_client_by=10.0)
+    waiting.enter("a")
+    waiting.withdraw("a")
+    assert waiting.present() == [] and waiting.take_gone() == []
+    assert waiting.reason_to_end(9.0) is None
+    assert waiting.reason_to_end(10.0) is StopReason.NOBODY_CAME

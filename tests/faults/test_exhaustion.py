@@ -1,0 +1,94 @@
+"""No file descriptor, and no thread, is left for one more client."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.faults.servers import Apart, Held
+from tests.faults.watching import Table, _until
+from tests.transports.clients import RawClient
+
+PIDS = Path("/sys/fs/cgroup/pids")
+SCRIPTED = """
+import resource, sys
+from runai.cli import main
+from runai.testing.scripted import ScriptedEngine
+if len(sys.argv) > 1 and sys.argv[1].isdigit():
+    most = int(sys.argv.pop(1))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+sys.exit(main(make_engine=ScriptedEngine))
+"""
+ROOMY = ("--max-client-connections", "200", "--max-connections-per-peer", "200")
+SERVE = ("--port", "0", "--keep-alive", *ROOMY)
+
+
+def test_without_descriptors_newcomers_wait_and_those_inside_go_on(
+    child: Callable[..., Apart], table: Table, stack: ExitStack
+) -> None:
+    server = child("40", *SERVE, script=SCRIPTED)
+    with table.survived("no file descriptors left (RLIMIT_NOFILE)", server) as watch:
+        inside = watch.client()
+        waiting = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            for _ in range(40)
+        ]
+        _until(lambda: Held.of(server.pid).descriptors >= 39)  # one comes and goes
+        inside.request("inside", **server.good)
+        assert inside.end_of("inside")["type"] == "completed"
+        assert select.select(waiting[-1:], [], [], 0) == ([], [], []), "it was greeted"
+        last = RawClient(server.port, connected=waiting.pop())
+        for sock in waiting:
+            sock.close()
+        assert last.hello()["type"] == "hello"  # it had only waited
+        last.close()
+        watch.saw("newcomers wait")
+
+
+@pytest.fixture
+def few_threads() -> Iterator[Callable[[int, int | None], None]]:
+    """`few_threads(pid, more)`: the process may have so many threads more than now; None: any."""
+    if not os.access(PIDS, os.W_OK):
+        pytest.skip("needs root and the cgroup controller of process numbers")
+    group = PIDS / f"runai-{os.getpid()}"
+    group.mkdir()
+
+    def limit(pid: int, more: int | None) -> None:
+        (group / "cgroup.procs").write_text(str(pid))
+        now = int((group / "pids.current").read_text())
+        (group / "pids.max").write_text("max" if more is None else str(now + more))
+
+    yield limit
+    for pid in (group / "cgroup.procs").read_text().split():
+        (PIDS / "cgroup.procs").write_text(pid)
+    group.rmdir()
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_without_threads_newcomers_are_refused_and_those_inside_go_on(
+    child: Callable[..., Apart],
+    table: Table,
+    few_threads: Callable[[int, int | None], None],
+    more: int,
+) -> None:
+    """A connection takes two threads: there is none, or only the first one."""
+    server = child(*SERVE, script=SCRIPTED)
+    with table.survived(f"no threads left but {more} (pids.max)", server) as watch:
+        inside = watch.client()
+        few_threads(server.pid, more)
+        for _ in range(3):
+            with RawClient(server.port) as newcomer:
+                refused = newcomer.receive_type("failed", "hello")
+                assert refused["error"]["code"] == "too_many_connections"
+                assert "thread" in refused["error"]["message"]
+                assert newcomer.receive() is None
+        inside.request("inside", **server.good)
+        assert inside.end_of("inside")["type"] == "completed"
+        few_threads(server.pid, None)
+        watch.saw("too_many_connections")

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 from runai import PROTOCOL_VERSION, __version__
 from runai.client.address import Address
 from runai.client.answers import Answers
-from runai.client.link import KEEPALIVE, Kept, Link
+from runai.client.kept import NOTHING, Kept
+from runai.client.link import KEEPALIVE, Link
 from runai.errors import ConnectionLost, NotTrusted, RunAIError, TooManyConnections
 from runai.schema.events import ErrorBody, HelloEvent, ModelInfo, Models, Status
 from runai.schema.requests import GenerationRequest, GetStatus, Hello, ListModels
@@ -180,7 +181,7 @@ class Client:
     def _connect(
         self,
         timeout_s: float | None = None,
-        kept: Kept = Kept(),  # noqa: B008 (as in `Link`)
+        kept: Kept = NOTHING,
     ) -> tuple[Link, HelloEvent]:
         if self._closing.is_set():
             raise ConnectionLost("This client has been closed.", hint="Make a new one.")

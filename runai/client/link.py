@@ -13,7 +13,7 @@ Where the server keeps what is open, each last answer is confirmed, and when the
 the requests' inboxes are `Kept` for another link, which goes on with those that the server still
 has. What came twice - `accepted`, or a last answer whose confirmation was lost - is dropped.
 An id may be used again once it is answered: that a request of this id is open on the server
-means the new one only if something has come for it, for the old one may not be confirmed.
+means the new one only if something has come for it (see `kept`).
 
 Never connects again: `client` makes a new link.
 """
@@ -22,13 +22,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from pydantic import BaseModel
 
 from runai.client.answers import Answers, Inbox
+from runai.client.kept import GONE, NOTHING, Kept
 from runai.errors import ConnectionLost, DuplicateId, RunAIError, WireError
 from runai.schema import codec
 from runai.schema.events import (
@@ -52,13 +53,6 @@ MAX_ANSWER_BYTES = 1024 * 1024 * 1024
 REMEMBERED = 4096  # more than a server keeps of one client
 # a silent server is given up after 25 s: where it keeps what is open, little is lost by that
 KEEPALIVE = Keepalive(idle_s=10, interval_s=5, probes=3)
-GONE = ErrorBody.of(
-    ConnectionLost(
-        "The request was not there any more when the connection came back: it had not arrived, "
-        "or the server has given it up.",
-        hint="Send it again if it is still wanted.",
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -77,29 +71,6 @@ class _Waiting:
         return self.kind == event.type
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What a broken link leaves: inboxes by request id, and the last answers it has confirmed."""
-
-    inboxes: dict[str, Inbox] = field(default_factory=dict)
-    confirmed: Iterable[str] = ()
-
-    def left_in(self, still_open: Iterable[str]) -> dict[str, Inbox]:
-        """The inboxes of requests that the server has, when these ids are open there."""
-        surely = set(still_open)
-        unsure = surely & set(self.confirmed)
-        return {
-            name: inbox
-            for name, inbox in self.inboxes.items()
-            if name in surely and (inbox.is_answered or name not in unsure)
-        }
-
-    def let_down(self, why: ErrorBody) -> None:
-        """Tell everybody that no more will come."""
-        for inbox in self.inboxes.values():
-            inbox.put(why)
-
-
 class Link:
     """See the module. Takes the connected stream over; `close` joins both threads.
 
@@ -112,7 +83,7 @@ class Link:
         connected: Stream,
         packet_size: int,
         on_break: Callable[[Link], bool] | None = None,
-        kept: Kept = Kept(),
+        kept: Kept = NOTHING,
         keepalive: Keepalive = KEEPALIVE,
     ) -> None:
         self._stream = connected

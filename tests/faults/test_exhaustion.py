@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.faults.servers import Apart, Held
+from runai.testing.scripted import ScriptedEngine
+from runai.transports.socket_server import SocketOptions
+from tests.faults.servers import Apart, Held, Here
 from tests.faults.watching import Table, _until
 from tests.transports.clients import RawClient
 
@@ -92,3 +96,53 @@ def test_without_threads_newcomers_are_refused_and_those_inside_go_on(
         assert inside.end_of("inside")["type"] == "completed"
         few_threads(server.pid, None)
         watch.saw("too_many_connections")
+
+
+@pytest.mark.parametrize("refused", ["reader", "writer"])
+def test_a_thread_that_cannot_be_started_leaves_nothing_behind(
+    scripted: Callable[..., Here], table: Table, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """The same where there are no control groups: the threads are refused by name."""
+    start = threading.Thread.start
+
+    def start_others(thread: threading.Thread) -> None:
+        if re.fullmatch(rf"runai-client-\d+-{refused}", thread.name):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    server = scripted(ScriptedEngine())
+    with table.survived(f"a connection's {refused} cannot be started", server) as watch:
+        inside = watch.client()
+        with monkeypatch.context() as within:
+            within.setattr(threading.Thread, "start", start_others)
+            for _ in range(3):
+                with RawClient(server.port) as newcomer:
+                    refusal = newcomer.receive_type("failed", "hello")
+                    assert refusal["error"]["code"] == "too_many_connections"
+            inside.request("inside", **server.good)
+            assert inside.end_of("inside")["type"] == "completed"
+        watch.saw("too_many_connections")
+
+
+def test_without_even_a_thread_to_refuse_on_a_newcomer_is_closed(
+    scripted: Callable[..., Here], table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def start_others(thread: threading.Thread) -> None:
+        if thread.name == "runai-refusal":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    options = SocketOptions(keep_alive=True, max_connections=3)
+    server = scripted(ScriptedEngine(), options=options)
+    with table.survived("no thread to refuse a client on", server) as watch:
+        one, other = watch.client(), watch.client()  # and the table looks on
+        with monkeypatch.context() as within:
+            within.setattr(threading.Thread, "start", start_others)
+            with RawClient(server.port) as newcomer:
+                assert newcomer.receive() is None
+        watch.saw("closed")
+        for client in (one, other):
+            client.close()
+        _until(lambda: server.service.status().clients == 1)  # there are seats again

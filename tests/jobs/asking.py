@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from runai.jobs.service import Session
+from runai.jobs.session import Session
 from runai.schema.events import TERMINAL, Event, JobEvent
 from runai.schema.requests import TextToImage
 

@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from runai.errors import DuplicateId, ModelBroken, QueueFull, RunAIError, ServerStopping
 from runai.jobs.job import TRANSITIONS, Job, State
 from runai.jobs.queue import MAX_PASSED_OVER
-from runai.jobs.service import Service, Session
+from runai.jobs.service import Service
+from runai.jobs.session import Session
 from runai.schema.events import (
     TERMINAL,
     Accepted,

@@ -17,7 +17,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from runai.errors import QueueFull
-from runai.jobs.service import Session
+from runai.jobs.session import Session
 from runai.schema.events import TERMINAL, Accepted, Event, HelloEvent
 from runai.testing.scripted import ScriptedEngine
 from tests.jobs.asking import ask

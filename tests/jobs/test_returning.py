@@ -8,7 +8,8 @@ import pytest
 
 from runai.errors import ConnectionLost, DuplicateId, InvalidField, QueueFull
 from runai.jobs.outbox import MAX_POSTED
-from runai.jobs.service import Service, Session
+from runai.jobs.service import Service
+from runai.jobs.session import Session
 from runai.schema.events import Accepted, Completed, Event, HelloEvent, Models
 from runai.testing.scripted import ScriptedEngine
 from tests.jobs.asking import ask, end_of, in_thread, take, take_until_end

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from runai.errors import QueueFull
-from runai.jobs.service import Service, Session
+from runai.jobs.service import Service
+from runai.jobs.session import Session
 from runai.schema.events import TERMINAL
 from runai.testing.scripted import Fault, ScriptedEngine
 from tests.jobs.asking import PATIENCE_S, ask, end_of, take

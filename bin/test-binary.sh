@@ -13,7 +13,8 @@ set -eu
 cd "$(dirname "$0")/.."
 root=$PWD
 
-covered="runai models.example packaging client_example tests/binary setup.cfg bin/buildlinux.sh"
+covered="runai models.example packaging client_example tests/binary setup.cfg"
+covered="$covered bin/buildlinux.sh bin/test-binary.sh"
 needed() {
     # shellcheck disable=SC2086  # several paths
     bin/stage-needed.sh "$@" bin/passed-binary.sha256 $covered
@@ -21,7 +22,12 @@ needed() {
 
 folder=""
 case ${1:-} in
-    --if-needed) needed || exit 0 ;;
+    --if-needed)
+        answer=0
+        needed || answer=$?
+        [ "$answer" != 1 ] || exit 0
+        [ "$answer" = 0 ] || exit "$answer"
+        ;;
     *) folder=${1:-} ;;
 esac
 if [ "$(id -u)" != 0 ] || ! unshare -n -m true; then
@@ -38,6 +44,7 @@ program=$(cd "${folder:-dist/runai}" && pwd)/runai
 python=$(cd "${RUNAI_VENV:-.venv}" && pwd)/bin/python
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+trap 'exit 1' INT TERM
 mkdir "$work/models" "$work/binary" "$work/package" "$work/tmp"
 PYTHONPATH=$root:$root/tests PYTHONDONTWRITEBYTECODE=1
 # one thread: several wait for each other where the machine has other things to do

@@ -109,14 +109,14 @@ def draw(client: Client, name: str, fields: Fields) -> bytes:
 class Program:
     def __init__(self, command: Sequence[str], models: Path) -> None:
         self._command = command
-        self._base = ("--model-base-path", str(models))
+        self.base = ("--model-base-path", str(models))
         names = KEPT if len(command) == 1 else (*KEPT, *INTERPRETERS)
         self._environment = {name: os.environ[name] for name in names if name in os.environ}
 
     def run(self, *words: str) -> str:
         """A command's output; it must succeed."""
         done = subprocess.run(
-            [*self._command, *words, *self._base],
+            [*self._command, *words],
             env=self._environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -129,7 +129,7 @@ class Program:
     @contextmanager
     def serving(self, *options: str) -> Iterator[int]:
         """A server that ends by itself when its client has left; its port."""
-        words = [*self._command, "--timeout", "--port", "0", *options, *self._base]
+        words = [*self._command, "--timeout", "--port", "0", *options, *self.base]
         server = subprocess.Popen(words, env=self._environment, stderr=subprocess.PIPE, text=True)
         try:
             assert server.stderr is not None
@@ -148,7 +148,7 @@ def with_the_example_client(program: Program, out: Path) -> None:
     path, seed = out / "client.png", out / "seed"
     if seed.exists():
         words = ("--seed", seed.read_text(), "--steps", "20", "--port", "1")  # nobody's
-        program.run("generate", PROMPT, "-o", str(path), *words)
+        program.run("generate", PROMPT, "-o", str(path), *words, *program.base)
         return
     client = [sys.executable, str(ROOT / "client_example" / "client.py"), PROMPT, str(path)]
     with program.serving() as port:

@@ -12,4 +12,5 @@ def is_packed() -> bool:
 
 def words() -> list[str]:
     """What comes before a command."""
-    return [sys.executable] if is_packed() else [sys.executable, "-m", "runai"]
+    # -P: what lies in the folder that it is started in is not to be imported
+    return [sys.executable] if is_packed() else [sys.executable, "-P", "-m", "runai"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runai.errors import NoServer
+from runai.errors import ConnectionLost, NoServer
 from runai.streams.plain import PlainStream, Stream
 
 if TYPE_CHECKING:
@@ -27,15 +27,20 @@ class Address:
         return str(self.unix_path) if self.unix_path else f"{self.host}, port {self.port}"
 
     def connect(self, timeout_s: float) -> Stream:
-        """Raises NoServer, NotTrusted, InvalidSetting for files that are no certificates."""
+        """Raises NoServer, NotTrusted, ConnectionLost (no TLS there), InvalidSetting (files)."""
         try:
             plain = PlainStream(self._open(timeout_s))
-            if self.trust is None or self.unix_path is not None:
-                return plain
+        except (OSError, UnicodeError, OverflowError) as error:
+            raise NoServer(f"No server answers on {self}: {_reason(error)}.") from None
+        if self.trust is None or self.unix_path is not None:
+            return plain
+        try:
             return self._secured(plain, self.trust, timeout_s)
         except OSError as error:  # ssl's errors among them
-            reason = error.strerror or str(error)
-            raise NoServer(f"No server answers on {self}: {reason}.") from None
+            raise ConnectionLost(
+                f"There is no TLS with {self}: {_reason(error)}.",
+                hint="Ask without it, or start the server with --tls-cert and --tls-key.",
+            ) from None
 
     def _open(self, timeout_s: float) -> socket.socket:
         if self.unix_path is not None:
@@ -61,3 +66,7 @@ class Address:
         except BaseException:
             plain.close()
             raise
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -49,6 +49,7 @@ from runai.wire.connection import Connection, Message, Role, TooLarge
 from runai.wire.packets import encode
 
 FAREWELL_S = 1.0
+MAX_HELLO_BYTES = 256 * 1024  # of answers before it is known what answers
 MAX_ANSWER_BYTES = 1024 * 1024 * 1024
 REMEMBERED = 4096  # more than a server keeps of one client
 # a silent server is given up after 25 s: where it keeps what is open, little is lost by that
@@ -95,7 +96,7 @@ class Link:
         self._is_here = connected.is_here
         self._faults: list[tuple[int | None, str]] = []  # of either thread: number, words
         self._confirmed: deque[str] = deque(kept.confirmed, maxlen=REMEMBERED)  # the reader's
-        self._wire = Connection(Role.CLIENT, packet_size, MAX_ANSWER_BYTES)
+        self._wire = Connection(Role.CLIENT, packet_size, MAX_HELLO_BYTES)
         self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
         self._lock = threading.Lock()  # guards the four below
         self._unanswered: list[_Waiting] = []  # in the order of sending
@@ -230,6 +231,8 @@ class Link:
             ) from error
 
     def _deliver(self, event: Event) -> None:
+        if isinstance(event, HelloEvent):
+            self._wire.max_message_bytes = MAX_ANSWER_BYTES
         if isinstance(event, HelloEvent):
             self._go_on(event)
         with self._lock:

@@ -10,6 +10,7 @@ whichever of `stop` and the thread comes second sees the other's and interrupts 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from runai.errors import (
 from runai.schema.events import Converted, ErrorBody, Event, Failed
 from runai.schema.requests import Convert
 
+SECRETS = ("RUNAI_TOKEN",)  # what no child needs to know
 STOP_S = 5.0  # for a child to tidy up in
 Words = Callable[[Convert], Sequence[str]]
 Answer = Callable[[Event], None]
@@ -115,6 +117,7 @@ def _begin(words: Sequence[str]) -> subprocess.Popen[str]:
             encoding="utf-8",
             errors="replace",  # names of files need not be text
             start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name not in SECRETS},
         )
     except OSError as error:
         raise RunAIError(

@@ -57,7 +57,7 @@ class Ledger:
         log_prompts: bool = False,
     ) -> None:
         self.lock = threading.Lock()
-        self.news = threading.Condition(self.lock)  # the engine came or went, or a job ended
+        self.news = threading.Condition(self.lock)  # an engine or a client went, or a job ended
         self._work = threading.Condition(self.lock)  # the worker has something to do
         self._max_queued = max_queued
         self._max_open = max_open
@@ -98,6 +98,7 @@ class Ledger:
         outbox.close()
         self.returning.forget(outbox)
         self.outboxes.pop(outbox.client, None)
+        self.news.notify_all()
 
     def park(self, outbox: Outbox, until: float) -> None:
         """Wait for a client to come back; one that cannot, or need not, leaves."""
@@ -105,8 +106,8 @@ class Ledger:
             self.leave(outbox)
             return
         outbox.park()
-        for other in self.returning.park(outbox, until):
-            self.leave(other)
+        self.returning.park(outbox, until)
+        self.news.notify_all()
 
     def resume(self, fresh: Outbox, secret: str) -> Outbox:
         """The outbox that this secret's client has: what it left, or `fresh`."""
@@ -171,6 +172,11 @@ class Ledger:
         for job in running:
             self.cancel(job)
         return len(running)
+
+    def stop_taking(self) -> None:
+        """No new work; who waits for the engine to come waits no more."""
+        self.stopping = True
+        self.news.notify_all()
 
     def quit(self) -> None:
         """Cancel everything and let the worker end; clients may take what they are owed."""

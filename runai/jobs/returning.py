@@ -34,11 +34,8 @@ class Returning:
         outbox.key = key
         return outbox
 
-    def park(self, outbox: Outbox, until: float) -> list[Outbox]:
-        """Who is to be given up for it."""
+    def park(self, outbox: Outbox, until: float) -> None:
         self._parked[outbox.key] = until
-        surplus = list(self._parked)[: max(len(self._parked) - self._most, 0)]
-        return [self._known[key] for key in surplus]
 
     def forget(self, outbox: Outbox) -> None:
         """The client has left, or is given up."""
@@ -47,8 +44,13 @@ class Returning:
             self._parked.pop(outbox.key, None)
 
     def late(self, now: float) -> list[Outbox]:
-        """Who has not come back in time."""
-        return [self._known[key] for key, until in self._parked.items() if until <= now]
+        """Who has not come back in time, and who has been waited for longest, of too many."""
+        surplus = len(self._parked) - self._most
+        return [
+            self._known[key]
+            for number, (key, until) in enumerate(self._parked.items())
+            if until <= now or number < surplus
+        ]
 
     def time_left(self, now: float) -> float | None:
         """Until somebody is late; None: nobody is waited for."""

@@ -150,14 +150,20 @@ class Service:
             uptime_s=time.monotonic() - self._started,
         )
 
-    def models(self) -> Models:
-        """The catalogue; waits for an engine that is still starting.
+    def models(self, asking: Session | None = None) -> Models:
+        """The catalogue; waits for an engine that is still starting, not past a session's end.
 
         Raises ServerStopping, or the error that the engine could not be made for.
         """
         ledger = self._ledger
         with ledger.lock:
-            ledger.news.wait_for(lambda: ledger.engine is not None or ledger.stopping)
+            ledger.news.wait_for(
+                lambda: (
+                    ledger.engine is not None
+                    or ledger.stopping
+                    or (asking is not None and asking.is_over)
+                )
+            )
             engine, fatal = ledger.engine, ledger.fatal
         if fatal is not None:
             raise again(fatal)
@@ -179,9 +185,8 @@ class Service:
         """
         ledger = self._ledger
         with ledger.open():
-            ledger.stopping = True
+            ledger.stop_taking()
             canceled = ledger.cancel_queued()
-            ledger.news.notify_all()
             ledger.news.wait_for(lambda: not ledger.running, grace_s)
             return canceled + ledger.cancel_running() == 0
 

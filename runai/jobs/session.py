@@ -63,6 +63,11 @@ class Session:
             replaced._on_replaced()
 
     @property
+    def is_over(self) -> bool:
+        """Whether nobody reads here any more; with the ledger's lock held."""
+        return self._outbox.is_shut_for(self)
+
+    @property
     def _is_replaced(self) -> bool:
         return not self._outbox.closed and self._outbox.holder is not self
 

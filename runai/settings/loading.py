@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def read_token(
     Raises InvalidSetting, and never shows what it read.
     """
     try:
-        text = environ.get(TOKEN_VARIABLE, "") if file is None else file.read_text("utf-8")
+        text = environ.get(TOKEN_VARIABLE, "") if file is None else _text_of(file)
     except (OSError, ValueError) as error:
         raise InvalidSetting(
             f"{place}: {file} cannot be read: {getattr(error, 'strerror', None) or 'no text'}.",
@@ -69,6 +70,14 @@ def read_token(
             hint="Make one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'.",
         )
     return token
+
+
+def _text_of(file: Path) -> str:
+    """What is in a file, as much as a token may have; a pipe's other end is not waited for."""
+    if not file.is_file():
+        raise FileNotFoundError(errno.ENOENT, "It is not a file", str(file))
+    with file.open(encoding="utf-8") as opened:
+        return opened.read(2 * MAX_TOKEN)
 
 
 def _from_flags(flags: Mapping[str, Any]) -> dict[str, _Found]:

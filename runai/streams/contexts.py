@@ -27,6 +27,8 @@ class OwnCertificate:
     key: Path
 
     def load_into(self, context: ssl.SSLContext) -> None:
+        for file in (self.certificate, self.key):
+            _check_file(file, "tls_cert")
         try:
             # without a password function OpenSSL would ask on the terminal
             context.load_cert_chain(self.certificate, self.key, password=lambda: "")
@@ -99,7 +101,18 @@ def _hardened(protocol: int) -> ssl.SSLContext:
     return context
 
 
+def _check_file(file: Path, field: str) -> None:
+    """Raises InvalidSetting for what is no file: OpenSSL would wait for a pipe's other end."""
+    if not file.is_file():
+        raise InvalidSetting(
+            f"{file} is not a file.",
+            hint="Give a PEM file that is there; `runai certificate` makes what a server needs.",
+            field=field,
+        )
+
+
 def _believe(context: ssl.SSLContext, file: Path, field: str) -> None:
+    _check_file(file, field)
     try:
         context.load_verify_locations(cafile=file)
     except (OSError, ValueError) as error:

@@ -23,6 +23,8 @@ from runai.streams.keepalive import Keepalive
 from runai.streams.plain import PlainStream
 
 RECORDS_BYTES = 64 * 1024  # what is encrypted and sent at a time
+# of answers that TLS itself wants to give to what is read: one to a key update is some bytes
+MAX_PENDING_BYTES = 64 * 1024
 
 
 class TlsStream:
@@ -87,11 +89,17 @@ class TlsStream:
                 self._incoming.write_eof()
         return True
 
+    def _check_pending(self) -> None:
+        """With the lock held. Only writing takes these away, and there may be nothing to write."""
+        if self._outgoing.pending > MAX_PENDING_BYTES:
+            raise ssl.SSLError("the peer asks for more of TLS than anybody needs")
+
     def _decrypted(self) -> bytes | None:
         """What can be read; empty at the end, None while more bytes are needed."""
         parts: list[bytes] = []
         with self._lock:
             while True:
+                self._check_pending()
                 try:
                     part = self._tls.read(RECORDS_BYTES)
                 except ssl.SSLWantReadError:

@@ -34,7 +34,7 @@ import time
 from typing import Any, Protocol, cast
 
 from runai import __version__
-from runai.errors import RunAIError, TooManyConnections, Unauthorized
+from runai.errors import NotOffered, RunAIError, TooManyConnections, Unauthorized
 from runai.jobs.service import Service
 from runai.schema import codec
 from runai.schema.dialects import Reply, Spoken, krita, native, reply_to, understand
@@ -71,6 +71,8 @@ from runai.transports.refusal import last_words, linger
 from runai.wire import connection as wire
 
 STRANGER_BYTES = 64 * 1024  # a message of somebody who is not let in yet
+# read one after the other: while it is unpacked, a message takes several times its size
+ONE_LARGE, LARGE_BYTES = threading.Lock(), 2**20
 ON_THE_WAY = (Accepted, Loading, Progress, Preview)
 log = logging.getLogger(__name__)
 
@@ -116,6 +118,8 @@ class ClientConnection:
         self._opening = Opening()
         self._patience = Patience(options, time.monotonic(), admitted=not self._asks_token)
         self._faults: list[int | None] = []
+        self._has_left = False  # it said so, or ended its stream
+        self.is_leaving = False  # it was sent away, and holds no seat any more
         self._ended = threading.Event()
         name = f"client-{sock.fileno()}"
         self._session = service.open_session(name, self.abort)
@@ -166,7 +170,7 @@ class ClientConnection:
             self._let_go()
             if self._writer.ident is not None:
                 self._writer.join()
-            if not is_broken(self._faults, is_here=self.origin.is_here):
+            if self._has_left or not is_broken(self._faults, is_here=self.origin.is_here):
                 self._session.close()
             self._stream.close()
             self._house.left(self)
@@ -183,26 +187,42 @@ class ClientConnection:
             data = self._receive()
             self._service.counters.count("received_bytes", len(data))
             if data:
-                self._opening.hear(data)
+                self._hear_opening(data)
                 self._wire.receive_data(data)
             else:
                 self._wire.receive_eof()
             del data  # it would be held as long as nothing comes
             whole = False
             while (event := self._wire.next_event()) is not None:
-                if isinstance(event, wire.Quit | wire.Closed):
+                if isinstance(event, wire.Quit | wire.Closed) or self._is_cut(event):
+                    # an end of stream may be our own doing, when writing has failed
+                    self._has_left = isinstance(event, wire.Quit) or not self._ended.is_set()
                     return
                 self._react(event)
                 whole = True
             self._patience.hear(time.monotonic(), whole=whole, midway=self._wire.is_midway)
 
+    def _hear_opening(self, data: bytes) -> None:
+        try:
+            self._opening.hear(data)
+        except NotOffered:
+            self._house.observes(self)  # a page is no client whose leaving would end the server
+            raise
+
+    def _is_cut(self, event: wire.WireEvent) -> bool:
+        """Whether a message has no end because this side broke the connection off."""
+        return isinstance(event, wire.CutShort) and self._ended.is_set()
+
     def _receive(self) -> bytes:
-        """What came; waits as long as the client may take."""
-        while (data := self._stream.recv(self._patience.time_left(time.monotonic()))) is None:
+        """What came; waits as long as the client may take, and not past that for who floods."""
+        while True:
+            left = self._patience.time_left(time.monotonic())
+            data = self._stream.recv(left) if left is None or left > 0 else None
+            if data is not None:
+                return data
             if not (self._patience.is_idle and self._session.is_busy):
                 raise self._patience.complaint()
             self._patience.rest(time.monotonic())
-        return data
 
     def _react(self, event: wire.WireEvent) -> None:
         if isinstance(event, wire.CutShort):
@@ -227,6 +247,7 @@ class ClientConnection:
             self._gate.check(self.origin.name, said.token or "")
         except Unauthorized:
             log.warning("A wrong token came from %s.", self.origin.name)
+            self.is_leaving = True
             self._ended.wait(self._gate.delay_s(self.origin.name))
             raise
         self._admit()
@@ -241,9 +262,10 @@ class ClientConnection:
     def _send_away(self, error: RunAIError) -> None:
         """Say why, if there is still somebody to hear it, and end."""
         self._session.refused(error)
-        if self._writer.ident is None:  # it never got as far as a stream of messages
+        self.is_leaving = True
+        if not self._is_client:  # few words, which fit what the system holds for it
             with contextlib.suppress(OSError):
-                self._sock.sendall(last_words(error, self._options.packet_size))
+                self._stream.sendall(last_words(error, self._options.packet_size))
                 self._stream.end()
         else:
             self._session.cancel_all()
@@ -252,14 +274,20 @@ class ClientConnection:
             self._writer.join(self._options.write_deadline_s)
         linger(self._stream)
 
+    @property
+    def _is_client(self) -> bool:
+        """Whether it has come as far as saying something that a client may say."""
+        return self._writer.ident is not None and self.is_admitted and self._opening.is_known
+
     def _hear(self, body: bytes) -> None:
         message: dict[str, Any] = {}
         reply: Reply = native.REPLY
         spoken: Spoken | None = None
         try:
-            message = codec.decode(body, self._service.limits.max_json_depth)
-            reply = reply_to(message)
-            spoken = understand(message)
+            with ONE_LARGE if len(body) > LARGE_BYTES else contextlib.nullcontext():
+                message = codec.decode(body, self._service.limits.max_json_depth)
+                reply = reply_to(message)
+                spoken = understand(message)
             self._obey(spoken.command, spoken.reply)
         except RunAIError as error:
             if spoken is None:
@@ -281,7 +309,7 @@ class ClientConnection:
         elif isinstance(command, Convert):
             self._service.convert(command, functools.partial(self._session.post, tag=reply))
         elif isinstance(command, ListModels):
-            self._session.post(self._service.models(), reply)
+            self._session.post(self._service.models(self._session), reply)
         elif isinstance(command, GetStatus):
             self._session.post(self._service.status(), reply)
         else:

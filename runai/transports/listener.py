@@ -35,12 +35,20 @@ Place = tuple[int, str]  # family, numeric address
 class UnixListener(socket.socket):
     """A Unix socket of our own making: its file goes when it is closed."""
 
+    file: tuple[int, int] | None = None  # device and number, once there is one
+
     def close(self) -> None:
-        path = self.getsockname() if self.fileno() >= 0 else ""
-        if path:
+        path = Path(self.getsockname()) if self.fileno() >= 0 else None
+        if path is not None:
             with suppress(OSError):  # somebody removed it already
-                Path(path).unlink()
+                if _number_of(path) == self.file:  # and has not put another one there
+                    path.unlink()
         super().close()
+
+
+def _number_of(path: Path) -> tuple[int, int]:
+    there = path.lstat()
+    return there.st_dev, there.st_ino
 
 
 def bind(
@@ -110,6 +118,7 @@ def _bind_unix(path: Path, backlog: int) -> socket.socket:
             listener.bind(str(path))
         finally:
             os.umask(mask)
+        listener.file = _number_of(path)
         listener.listen(backlog)
         undo.pop_all()
     return listener

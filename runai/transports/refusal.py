@@ -19,6 +19,7 @@ from runai.errors import RunAIError
 from runai.schema import codec
 from runai.schema.events import ErrorBody, Failed
 from runai.streams.plain import PlainStream, Stream
+from runai.transports.gate import Gate
 from runai.wire.packets import encode
 
 LINGER_S = 2.0
@@ -34,7 +35,7 @@ def linger(stream: Stream) -> None:
     """Read and drop what a client that was told to go still sends, for a while."""
     until = time.monotonic() + LINGER_S
     with contextlib.suppress(OSError):
-        while stream.recv(until - time.monotonic()):
+        while (left := until - time.monotonic()) > 0 and stream.recv(left):
             pass
 
 
@@ -46,9 +47,12 @@ class Refusal:
         sock: socket.socket,
         error: RunAIError,
         packet_size: int,
+        gate: Gate,
         on_end: Callable[[Refusal], None],
     ) -> None:
-        self._stream = PlainStream(sock)
+        self._sock = sock
+        self._gate = gate
+        self._stream: Stream = PlainStream(sock)
         self._last_words = last_words(error, packet_size)
         self._on_end = on_end
         self._thread = threading.Thread(target=self._run, name="runai-refusal")
@@ -68,10 +72,11 @@ class Refusal:
 
     def _run(self) -> None:
         try:
+            self._stream = self._gate.secured(self._sock, LINGER_S)
             self._stream.sendall(self._last_words)
             self._stream.end()
             linger(self._stream)
-        except OSError:
+        except (OSError, RunAIError):
             log.debug("A refused client was not there to be told.")
         finally:
             self._stream.close()

@@ -157,7 +157,8 @@ class SocketServer:
 
     def _check_seats(self, origin: Origin) -> None:
         """Raises TooManyConnections when there is none for a client from there."""
-        taken = [m.origin for m in self._roll.present() if isinstance(m, ClientConnection)]
+        seated = [m for m in self._roll.present() if isinstance(m, ClientConnection)]
+        taken = [m.origin for m in seated if not m.is_leaving]
         most, most_of_one = self._options.max_connections, self._options.max_connections_per_peer
         if len(taken) >= most:
             raise TooManyConnections(f"{len(taken)} clients are connected, which is all there may.")
@@ -171,7 +172,7 @@ class SocketServer:
         if len(self._roll.present()) >= 2 * self._options.max_connections:
             sock.close()  # even those being refused are too many
             return
-        refusal = Refusal(sock, error, self._options.packet_size, self.left)
+        refusal = Refusal(sock, error, self._options.packet_size, self._gate, self.left)
         self._roll.enter(refusal, counts=False)
         try:
             refusal.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -15,7 +16,7 @@ import pytest
 
 from runai.cli import main
 from runai.client import Client
-from runai.errors import NoServer, NotTrusted, TlsRequired, Unauthorized
+from runai.errors import ConnectionLost, NoServer, NotTrusted, TlsRequired, Unauthorized
 from runai.schema.requests import TextToImage
 from runai.streams.contexts import Trust
 from runai.testing.scripted import ScriptedEngine
@@ -86,14 +87,15 @@ def test_who_lacks_a_part_of_it_is_told_which(start: Start, pair: certificates.P
         assert draws(client) == "completed"
 
 
-def test_tls_where_none_is_spoken_is_no_server(start: Start, pair: certificates.Pair) -> None:
+def test_tls_where_none_is_spoken_is_said_to_be_so(start: Start, pair: certificates.Pair) -> None:
     child = start("-c", SERVE, "--port", "0", "--keep-alive")
     port = int(child.wait_for(r"port (\d+)")[1])
     with (
         Client("127.0.0.1", port, trust=Trust(pair.certificate)) as client,
-        pytest.raises(NoServer),
+        pytest.raises(ConnectionLost, match="There is no TLS") as caught,
     ):
         client.connect()
+    assert not isinstance(caught.value, NoServer)  # one is there
 
 
 def test_keys_are_read_anew_on_sighup_and_nobody_is_dropped(
@@ -136,6 +138,23 @@ def test_files_that_are_wrong_on_sighup_change_nothing(
     child.wait_for("stay as they were")
     with Client("127.0.0.1", port, token=token, trust=Trust(pair.certificate)) as client:
         assert draws(client) == "completed"
+
+
+def test_a_pipe_instead_of_a_file_is_an_error_and_nobody_waits_for_its_other_end(
+    start: Start, pair: certificates.Pair
+) -> None:
+    child = start("-c", SERVE, *sharing(pair))
+    child.wait_for(r"port (\d+)")
+    for file in (pair.token, pair.certificate):
+        kept = file.rename(file.with_name("kept"))
+        os.mkfifo(file)
+        child.signal(signal.SIGHUP)
+        child.wait_for("stay as they were")
+        kept.rename(file)
+    child.signal(signal.SIGHUP)
+    child.wait_for("read again")
+    child.signal(signal.SIGTERM)
+    assert child.end() == 0
 
 
 def test_a_closed_terminal_ends_a_server_that_has_nothing_to_read(start: Start) -> None:

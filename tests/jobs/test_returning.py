@@ -217,7 +217,23 @@ def test_of_too_many_the_one_waited_for_longest_is_given_up(serve: Serve) -> Non
         session, _ = come(service, SECRET + str(number))
         session.submit(ask("a"))
         session.park()
+    service.expire()
     assert [come(service, SECRET + str(number))[1] for number in range(3)] == [[], ["a"], ["a"]]
+
+
+def test_who_leaves_takes_nobodys_place_among_those_who_are_waited_for(serve: Serve) -> None:
+    engine = ScriptedEngine()
+    engine.gate.close()
+    service = serve(engine, max_parked=1)
+    waited_for, _ = come(service, SECRET + "1")
+    waited_for.submit(ask("a"))
+    waited_for.park()
+    leaving, _ = come(service, SECRET + "2")
+    leaving.submit(ask("b"))
+    leaving.park()  # as every connection that ends, before it is known why
+    leaving.close()
+    service.expire()
+    assert come(service, SECRET + "1")[1] == ["a"]
 
 
 def test_a_secret_is_named_before_anything_else(serve: Serve) -> None:

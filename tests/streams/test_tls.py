@@ -14,6 +14,7 @@ import certificates
 import pytest
 
 from runai.errors import InvalidSetting, NotTrusted
+from runai.streams import tls
 from runai.streams.contexts import OwnCertificate, Trust, secure_client, server_context
 from runai.streams.plain import PlainStream
 from runai.streams.tls import TlsStream
@@ -265,3 +266,13 @@ def test_a_file_of_no_certificates_is_said_to_be_one(
     empty.write_text("nothing")
     with pytest.raises(InvalidSetting, match=r"empty\.pem holds no certificates"):
         server_context(pair.own, empty)
+
+
+def test_what_tls_itself_wants_to_answer_is_bounded(ends: Ends, pair: certificates.Pair) -> None:
+    server, client = secured(ends, pair, Trust(pair.certificate))
+    # as after thousands of wishes to negotiate anew, each answered by an alert: Python's
+    # own TLS cannot be made to send them
+    server._outgoing.write(bytes(tls.MAX_PENDING_BYTES + 1))
+    client.sendall(b"more")
+    with pytest.raises(ssl.SSLError, match="asks for more"):
+        server.recv(PATIENCE_S)

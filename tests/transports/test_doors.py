@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 import stat
+import threading
 import time
 from pathlib import Path
 
@@ -402,15 +403,112 @@ def test_a_tls_handshake_where_none_is_spoken_ends_the_stream(serve: Serve) -> N
     assert running.engine.requests("admit") == []
 
 
-@pytest.mark.parametrize("method", ["GET", "OPTIONS", "PATCH", "CONNECT"])
-def test_every_way_to_ask_a_web_server_is_known(method: str) -> None:
+@pytest.mark.parametrize(
+    "begun",
+    [
+        "GET /",
+        "FOO /x",
+        "x-y /",
+        "cccc /",
+        "cx /",
+        "x|y /",
+        "\r\nPOST /",
+        " /",
+        "9 /",
+        "*",
+        "\x16\x03",
+    ],
+)
+def test_nothing_that_a_page_could_send_is_gone_on_with(begun: str) -> None:
     opening = Opening()
     with pytest.raises(NotOffered):
-        for byte in f"{method} / HTTP/1.1".encode():
+        for byte in begun.encode():
             opening.hear(bytes([byte]))
+    assert not opening.is_known
 
 
-def test_what_may_look_like_one_later_on_is_a_message_like_any_other() -> None:
+@pytest.mark.parametrize("begun", ['{"type"', "[1]", '"text"', "\0", "\ufeff{", "cccc{", "xx"])
+def test_what_a_client_may_begin_with_and_all_that_follows_is_heard(begun: str) -> None:
     opening = Opening()
-    opening.hear(b'{"type": ')
-    opening.hear(b"GET / HTTP/1.1")
+    opening.hear(begun.encode())
+    assert opening.is_known is (begun != "xx")
+    if opening.is_known:
+        opening.hear(b"GET / HTTP/1.1")
+
+
+def test_a_method_of_a_pages_own_gets_nothing_drawn_and_does_not_end_a_server(
+    serve: Serve,
+) -> None:
+    running = serve(keep_alive=False)
+    with running.client() as other:
+        other.hello()
+        for method in (b"FOO", b"c" * PACKET):
+            with running.client() as browser:
+                browser.receive()
+                browser.sock.sendall(smuggled(generate()).replace(b"POST", method, 1))
+                sent_away_with(browser, "not_offered")
+        assert running.engine.requests("admit") == []
+        browser = running.client()
+        browser.receive()
+        browser.sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        sent_away_with(browser, "not_offered")
+        browser.close()
+        assert other.ask(generate("other"))["type"] == "completed"
+
+
+def test_a_page_alone_is_no_client_whose_leaving_ends_a_server(serve: Serve) -> None:
+    running = serve(keep_alive=False)
+    with running.client() as browser:
+        browser.receive()
+        browser.sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        sent_away_with(browser, "not_offered")
+    with running.client() as client:
+        assert client.ask(generate())["type"] == "completed"
+    assert running.reason() is StopReason.CLIENT_LEFT
+
+
+# Those who push.
+
+
+def test_who_floods_is_not_read_past_its_time(serve: Serve) -> None:
+    running = serve(message_timeout_s=0.5, max_message_bytes=2**30)
+    began = time.monotonic()
+    with running.client() as flood:
+        flood.hello()
+        with pytest.raises(OSError):
+            while time.monotonic() - began < PATIENCE_S:
+                flood.sock.sendall(b"{" + b"x" * 100_000)
+    assert time.monotonic() - began < PATIENCE_S
+
+
+def test_who_is_sent_away_holds_no_seat(serve: Serve) -> None:
+    running = serve(keys=Keys(TOKEN), max_connections=1)
+    with running.client() as stranger:
+        stranger.send({"type": "status"})
+        sent_away_with(stranger, "unauthorized")
+        # it has been told, and stays: the server still reads what it sends, for a while
+        with running.client() as client:
+            client.hello(token=TOKEN)
+            assert client.ask(generate())["type"] == "completed"
+
+
+def test_a_full_server_says_so_inside_tls(serve: Serve, pair: certificates.Pair) -> None:
+    running = serve(keys=Keys(tls=server_context(pair.own)), max_connections=1)
+    with encrypted(running, pair) as first, encrypted(running, pair) as second:
+        sent_away_with(second, "too_many_connections")
+        assert first.ask(generate())["type"] == "completed"
+
+
+def test_a_server_that_ends_does_not_wait_for_who_asks_for_models(serve: Serve) -> None:
+    made = threading.Event()
+
+    def make() -> ScriptedEngine:
+        made.wait(PATIENCE_S)
+        return ScriptedEngine()
+
+    running = serve(make_engine=make, write_deadline_s=0.2)
+    with running.client() as client:
+        client.send({"type": "models"})
+        running.server.stop()
+        assert running.reason() is StopReason.STOPPED
+    made.set()

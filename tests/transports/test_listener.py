@@ -100,6 +100,15 @@ def test_a_socket_that_a_killed_server_left_is_taken_over(tmp_path: Path) -> Non
         client.connect(str(path))
 
 
+def test_a_socket_that_somebody_else_has_put_there_stays(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    (first,) = bind_unix(path)
+    path.unlink()
+    with bind_unix(path)[0]:
+        first.close()
+        assert path.exists()
+
+
 def test_a_socket_that_somebody_listens_on_is_left_to_them(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with bind_unix(path)[0] as listening:

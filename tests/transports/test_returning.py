@@ -7,12 +7,14 @@ be a box on the way. Real breaks are in tests/faults.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import threading
 from typing import Any
 
 import pytest
 
+from runai.streams.plain import PlainStream
 from runai.testing.scripted import ScriptedEngine
 from runai.transports.gate import Keys
 from runai.transports.origin import Origin
@@ -76,6 +78,30 @@ def test_a_request_goes_on_after_a_reset_and_its_answer_comes_once(serve: Serve)
         assert again.receive_type("status", *LAST)["type"] == "status"
     assert running.reason() is StopReason.CLIENT_LEFT
     assert "a" not in running.engine.requests("drop")
+
+
+@elsewhere
+def test_a_break_in_the_middle_of_a_message_cancels_nothing(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, client = drawing(serve)
+    client.sock.sendall(b'{"type": "generate", "prompt": ' + b" " * 5000)
+
+    def broken(self: PlainStream, data: bytes) -> None:
+        raise OSError(errno.ETIMEDOUT, "Connection timed out")
+
+    with monkeypatch.context() as no_network:  # which the writer finds out first
+        no_network.setattr(PlainStream, "sendall", broken)
+        running.engine.gate.let_pass()
+        while client.sock.recv(65536):
+            pass
+    running.engine.gate.open()
+    again, hello = come(running)
+    with client, again:
+        assert hello["open"] == ["a"]
+        assert again.receive_type(*LAST)["type"] == "completed"
+        confirm(again, "a")
+        assert again.ask(generate("b"))["type"] == "completed"
 
 
 @elsewhere

@@ -111,7 +111,7 @@ BODIES: dict[str, tuple[bytes, str, str | None]] = {
     "very deep": (b"[" * 100_000, "too_deep", None),
     "a list": (b"[1]", "invalid_json", None),
     "text": (b'"hello"', "invalid_json", None),
-    "null": (b"null", "invalid_json", None),
+    "a text": (b'"text"', "invalid_json", None),
 }
 MESSAGES: dict[str, tuple[Any, str, str | None]] = {
     "nothing known": ({}, "unknown_action", "action"),

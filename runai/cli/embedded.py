@@ -86,10 +86,11 @@ def embedded(settings: Settings, make_engine: Callable[[], Engine] | None) -> It
     level = "debug" if settings.log_level == "debug" else "critical"
     with logs.kept(level, settings.log_format, prompts=settings.log_prompts):
         service.start()
-        thread.start()
         try:
+            thread.start()
             yield replace(own, port=server.port)
         finally:
             server.stop()
             service.stop()
-            thread.join()
+            if thread.ident is not None:
+                thread.join()

@@ -39,5 +39,8 @@ def secret(settings: Settings) -> list[Path]:
 
 
 def is_exposed(file: Path) -> bool:
-    """Whether other users of this computer may read or write it."""
-    return bool(file.stat().st_mode & OTHERS)
+    """Whether other users of this computer may read or write it; not if it is gone."""
+    try:
+        return bool(file.stat().st_mode & OTHERS)
+    except OSError:
+        return False

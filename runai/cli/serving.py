@@ -67,8 +67,8 @@ def _serve(
     try:
         with caught(react, numbers=(*ENDING, *reloading)):
             service.start()
-            _say_where(server, settings, gate)
             try:
+                _say_where(server, settings, gate)
                 reason = server.run()
             finally:
                 service.stop()

@@ -1,9 +1,10 @@
 """Picture files bared to what makes their pixels, before a decoder sees them.
 
 PURE. PNG and JPEG files are rows of parts, most of which say something beside the picture:
-texts, colour profiles, thumbnails, EXIF, further frames. A few bytes of those can be unpacked to
-gigabytes, or be gone through for minutes. Here they are cut out unread; of EXIF only the one
-number is kept that says which way is up, and where it is damaged it says nothing.
+texts, colour profiles, thumbnails, EXIF, further frames, a video behind it. A few bytes of those
+can be unpacked to gigabytes, or be gone through for minutes. Here they are cut out unread; of
+EXIF only the one number is kept that says which way is up, and where it is damaged it says
+nothing.
 
 Bounded: at most MAX_PARTS parts of a file are walked over, and a JPEG has at most MAX_SCANS
 scans, each of which a decoder goes through the whole picture for. Files of other kinds are given
@@ -28,6 +29,7 @@ _CHUNK = struct.Struct(">I4s")
 _CHUNK_REST = 4  # the checksum
 _SEGMENT = struct.Struct(">xBH")
 _START_OF_SCAN = 0xDA
+_END_OF_IMAGE = b"\xff\xd9"
 # markers of JPEG without a length: TEM, RST0 to RST7; what EXIF and others beside the picture use
 _ALONE = {0x01, *range(0xD0, 0xD8)}
 _APP1, _COMMENT = 0xE1, 0xFE
@@ -120,14 +122,15 @@ def _jpeg(data: bytes) -> Bare:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, memoryview]]:
-    """Marker and all bytes of each segment; the first scan's has all that follows, too."""
+    """Marker and all bytes of each segment; the first scan's has all scans, too."""
     view, at = memoryview(data), len(JPEG_START)
     for _ in range(MAX_PARTS):
         at = data.find(b"\xff", at)  # what lies between segments is passed over by all decoders
         marker, length = _unpacked(_SEGMENT, data, at) if at >= 0 else (0, 0)
         if marker == _START_OF_SCAN:
-            _count_scans(data, at)
-            yield marker, view[at:]
+            end = _end_of_scans(data, at)
+            _count_scans(data, at, end)
+            yield marker, view[at:end]
             return
         if marker in _SEGMENTS:
             end = at + 2 + length
@@ -140,8 +143,14 @@ def _segments(data: bytes) -> Iterator[tuple[int, memoryview]]:
     raise Misshapen(f"it has more than {MAX_PARTS} segments")
 
 
-def _count_scans(data: bytes, at: int) -> None:
-    if data.count(bytes((0xFF, _START_OF_SCAN)), at) > MAX_SCANS:
+def _end_of_scans(data: bytes, at: int) -> int:
+    """Where the picture ends; phones put a video behind it. No scan's own bytes look like it."""
+    end = data.find(_END_OF_IMAGE, at)
+    return end + len(_END_OF_IMAGE) if end >= 0 else len(data)
+
+
+def _count_scans(data: bytes, at: int, end: int) -> None:
+    if data.count(bytes((0xFF, _START_OF_SCAN)), at, end) > MAX_SCANS:
         raise Misshapen(f"it has more than {MAX_SCANS} scans")
 
 

@@ -70,6 +70,33 @@ sys.meta_path.insert(0, Endless())
 from runai.cli import main
 sys.exit(main())
 """
+# nothing can be said about who may come in
+SPEECHLESS = """
+from runai.cli.serving import serve
+from runai.settings import Settings
+from runai.testing.scripted import ScriptedEngine
+from runai.transports import listener
+from runai.transports.gate import Gate
+class Speechless(Gate):
+    def describe(self):
+        raise LookupError("no words")
+serve(listener.bind("127.0.0.1", 0), Settings(), ScriptedEngine, Speechless())
+"""
+# the thread that accepts connections cannot be had
+THREADLESS = """
+import threading
+from runai.cli.embedded import embedded
+from runai.settings import Settings
+from runai.testing.scripted import ScriptedEngine
+class Refused(threading.Thread):
+    def start(self):
+        if self.name == "runai-embedded":
+            raise RuntimeError("can't start new thread")
+        super().start()
+threading.Thread = Refused
+with embedded(Settings(), ScriptedEngine):
+    pass
+"""
 WAYS = {
     "runai": ("-c", "import sys; from runai.cli import main; sys.exit(main())"),
     "runai serve": ("-c", "import sys; from runai.cli import main; sys.exit(main())", "serve"),
@@ -186,6 +213,19 @@ def test_an_engine_that_cannot_be_made_ends_the_server(capsys: pytest.CaptureFix
 
     assert main(["--port", "0"], make_engine=make) == 1
     assert capsys.readouterr().err.endswith("runai: No device. Buy one. [engine]\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [(SPEECHLESS, "LookupError: no words"), (THREADLESS, "RuntimeError: can't start")],
+    ids=["serve", "embedded"],
+)
+def test_an_error_while_it_starts_ends_the_process(
+    start: Callable[..., Any], script: str, said: str
+) -> None:
+    child = start("-c", script)
+    assert child.end() == 1
+    assert said in child.seen.splitlines()[-1]
 
 
 def test_the_settings_reach_the_server() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import certificates
 import pytest
 
-from runai.cli import main
+from runai.cli import keys, main
 from runai.client import Client
 from runai.errors import ConnectionLost, NoServer, NotTrusted, TlsRequired, Unauthorized
 from runai.schema.requests import TextToImage
@@ -190,6 +190,10 @@ def test_private_files_that_others_can_read_are_warned_of(
         str(pair.key) in child.wait_for("can be read by other users")[0] or "key.pem" in child.seen
     )
     assert str(pair.token) not in child.seen
+
+
+def test_a_private_file_that_is_gone_is_read_by_nobody(tmp_path: Path) -> None:
+    assert not keys.is_exposed(tmp_path / "key.pem")
 
 
 def test_a_unix_socket_serves_and_is_asked_like_a_port(

@@ -16,6 +16,7 @@ from picture_files import chunk, written
 from PIL import Image, ImageOps
 
 from runai.engine import images
+from runai.engine.bare import bared
 from runai.errors import InvalidImage, TooManyPixels
 from runai.schema.limits import Limits
 
@@ -171,6 +172,18 @@ def test_what_lies_beside_the_pixels_changes_none() -> None:
     data = picture_files.jpeg_with(*(picture_files.segment(*pair) for pair in beside), b"\xff")
     again = images.read(data, "image", LIMITS)
     assert again.tobytes() == images.read(written("JPEG"), "image", LIMITS).tobytes()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_video_behind_a_photo_changes_nothing(progressive: bool) -> None:
+    thumbnail = picture_files.segment(0xE1, b"Exif\0\0" + written("JPEG"))
+    alone = written("JPEG", photo(64, 48), progressive=progressive)
+    video = b"\0\0\0\x18ftypmp42" + b"\xff\xda\0\x08" * 500
+    data = alone[:2] + thumbnail + alone[2:] + video
+    assert images.read(data, "image", LIMITS).tobytes() == (
+        images.read(alone, "image", LIMITS).tobytes()
+    )
+    assert len(bared(data).data) == len(alone)
 
 
 def test_of_an_animation_the_first_picture_is_read() -> None:

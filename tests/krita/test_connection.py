@@ -12,7 +12,7 @@ from typing import Any
 
 import certificates
 import pytest
-from runai_krita.connection import Revived
+from runai_krita.connection import Connection, Revived
 from runai_krita.conversation import LAST
 from runai_krita.wire import encode
 
@@ -20,7 +20,7 @@ from runai.errors import NotFinite
 from runai.streams.contexts import server_context
 from runai.testing.scripted import Fault, ScriptedEngine
 from runai.transports.gate import Keys
-from tests.krita.conftest import PATIENCE_S, noise
+from tests.krita.conftest import HELLO, PATIENCE_S, noise
 
 
 @contextmanager
@@ -145,6 +145,18 @@ def test_what_is_no_server_is_said_and_tried_again(answer: bytes, listen: Any) -
         first = heard.until("gone")
         assert f"127.0.0.1:{port}" in first["message"]
         heard.until("gone")
+
+
+@pytest.mark.parametrize("address", [("gpu..lan", 50006), ("127.0.0.1", 2**64)])
+def test_an_address_that_can_be_none_is_said_and_tried_again(address: tuple[str, int]) -> None:
+    connection = Connection(address, HELLO, lambda: None, pauses_s=(0.0,))
+    connection.start()
+    try:
+        for _ in range(2):
+            gone = connection.events.get(timeout=PATIENCE_S)
+            assert f"{address[0]}:{address[1]} is gone: " in gone["message"]
+    finally:
+        connection.close()
 
 
 class Noted(tuple):  # type: ignore[type-arg]

@@ -33,6 +33,8 @@ READ_BYTES = 256 * 1024
 PAUSES_S = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 # what a socket says that has nothing to read, or no room to write, after all
 NOT_READY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+# UnicodeError, OverflowError: an address with such a host or port leads nowhere
+LOSSES = (OSError, Garbled, UnicodeError, OverflowError)
 SOON_S = 0.3  # a server that is being started listens within moments
 
 
@@ -119,7 +121,7 @@ class Connection:
                 with self._connect() as connected:
                     self._say({"type": "connected"})
                     self._talk(connected, talk)
-            except (OSError, Garbled) as error:
+            except LOSSES as error:
                 failures = 0 if talk.greeted else failures + 1
                 self._pause(self._lose(talk, error), failures)
 

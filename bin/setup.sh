@@ -75,7 +75,7 @@ rm -f "$stamp"
 install_torch
 echo "Installing RunAI and what else it needs …" >&2
 if [ "$want" = dev ]; then
-    pip_install --editable ".[dev]"
+    pip_install --editable ".[dev,docs]"
     # what tests compare with; without the rest that these ask for, which is large
     pip_install --no-deps clip-anytorch==2.6.0 compel==2.5.1 pyparsing \
         invisible-watermark==0.2.0 opencv-python-headless PyWavelets

@@ -35,6 +35,7 @@ stage mypy mypy
 stage lint-imports lint-imports
 stage shellcheck shellcheck bin/*.sh .ci/run
 stage hadolint hadolint Dockerfile
+stage docs bin/docs.sh
 stage tests tests "$@"
 if [ $# -gt 0 ]; then
     printf '\nSkipped, since only some tests were asked for: krita, binary.\n'

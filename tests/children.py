@@ -19,7 +19,7 @@ class Child:
 
     def __init__(self, words: list[str], *, patience_s: float = PATIENCE_S, **options: Any) -> None:
         piped = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        self.process = subprocess.Popen(words, cwd=ROOT, text=True, **(piped | options))
+        self.process = subprocess.Popen(words, text=True, **({"cwd": ROOT} | piped | options))
         # a child that hangs fails its test instead of hanging it
         self._alarm = threading.Timer(patience_s, self.process.kill)
         self._alarm.start()

@@ -30,6 +30,7 @@ COMMANDS = {
     "service": "have systemd start the server when somebody connects",
     "certificate": "make what it takes to share a server with other computers",
 }
+HELP = ("-h", "--help")  # without a command before it: what there is, on one screen
 
 
 def main(
@@ -52,6 +53,8 @@ def main(
 
 
 def _choose(words: list[str]) -> tuple[str, list[str]]:
+    if words and words[0] in HELP:
+        return "overview", words
     if not words or words[0].startswith("-"):
         return "serve", words
     if words[0] not in COMMANDS:

@@ -1,4 +1,4 @@
-"""The exit codes of all commands, in one table; the README repeats it and a test compares."""
+"""The exit codes of all commands, in one table; `document` writes it into docs/settings.md."""
 
 from __future__ import annotations
 

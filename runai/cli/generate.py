@@ -28,8 +28,7 @@ SETTINGS = (
 
 
 def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
-    parser = _parser()
-    arguments, settings = parser.read(words)
+    arguments, settings = command_line().read(words)
     request = options.request_of(arguments)
     paths = output.paths_for(arguments.output, request.num_images)
     with connected(settings, make_engine) as client:
@@ -44,10 +43,15 @@ def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
     return ExitCode.OK
 
 
-def _parser() -> Parser:
+def command_line() -> Parser:
     parser = Parser("generate", "Draw a picture and save it as a PNG file.")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("out.png"), metavar="PATH", help="(out.png)"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("out.png"),
+        metavar="PATH",
+        help="where to (out.png)",
     )
     parser.add_argument(
         "--sidecar", action="store_true", help="write all parameters to a .yaml file beside it"

@@ -29,16 +29,7 @@ SUBCOMMANDS = {
 def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
     if words and words[0] in SUBCOMMANDS:
         return int(importlib.import_module(f"runai.cli.{words[0]}").run(words[1:], make_engine))
-    parser = Parser(
-        "models",
-        "List the models, of the running server if there is one.",
-        epilog="; ".join(f"runai models {name}: {what}" for name, what in SUBCOMMANDS.items()),
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON object, with everything that is known"
-    )
-    parser.add_settings((*ASKING, "model_base_path"))
-    arguments, settings = parser.read(words)
+    arguments, settings = command_line().read(words)
     listing = _listing(settings)
     if arguments.json:
         print(json.dumps(listing.model_dump(exclude={"type"}), indent=2))
@@ -48,6 +39,19 @@ def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
         print()
         _print_table([UNUSABLE_COLUMNS, *((u.name, u.reason) for u in listing.unusable)])
     return ExitCode.OK
+
+
+def command_line() -> Parser:
+    parser = Parser(
+        "models",
+        "List the models, of the running server if there is one.",
+        epilog="; ".join(f"runai models {name}: {what}" for name, what in SUBCOMMANDS.items()),
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object, with everything that is known"
+    )
+    parser.add_settings((*ASKING, "model_base_path"))
+    return parser
 
 
 def _listing(settings: Settings) -> Models:

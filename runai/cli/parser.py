@@ -41,6 +41,10 @@ class Parser(argparse.ArgumentParser):
         for name in names:
             _add(group, ROWS[name])
 
+    def options(self) -> Sequence[argparse.Action]:
+        """Everything that may be given, in the order in which help shows it."""
+        return self._actions
+
     def read(self, words: Sequence[str]) -> tuple[argparse.Namespace, Settings]:
         """The command's own arguments and the settings in force. Raises InvalidSetting."""
         arguments = self.parse_args(words)

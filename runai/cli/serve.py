@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from runai.cli import COMMANDS, keys
+from runai.cli import keys
 from runai.cli.parser import Parser
 from runai.settings import Settings
 from runai.transports import listener
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 
 
 def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
-    others = "; ".join(f"runai {name}: {what}" for name, what in COMMANDS.items())
-    parser = Parser("", "Draw pictures for clients over a socket.", epilog=others)
-    parser.add_settings()
-    _, settings = parser.read(words)
+    _, settings = command_line().read(words)
     listeners = listener.inherited(os.environ)
     for handed in listeners:
         settings = settings.at(
@@ -38,6 +35,12 @@ def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
     from runai.cli.serving import serve
 
     return serve(listeners, settings, make_engine, gate)
+
+
+def command_line() -> Parser:
+    parser = Parser("serve", "Draw pictures for clients over a socket.")
+    parser.add_settings()
+    return parser
 
 
 def _listen(settings: Settings) -> list[socket.socket]:

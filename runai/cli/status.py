@@ -18,11 +18,7 @@ CLEAR = "\x1b[H\x1b[2J"  # a terminal's screen
 
 
 def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
-    parser = Parser("status", "Tell what the running server is doing.")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument("--watch", action="store_true", help="again each second, until Ctrl-C")
-    parser.add_settings(ASKING)
-    arguments, settings = parser.read(words)
+    arguments, settings = command_line().read(words)
     with wiring.client(settings, observer=True) as client:
         _show(client.status(), json=arguments.json)
         while arguments.watch:
@@ -31,6 +27,14 @@ def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
             print(CLEAR if sys.stdout.isatty() else "", end="")
             _show(status, json=arguments.json)
     return ExitCode.OK
+
+
+def command_line() -> Parser:
+    parser = Parser("status", "Tell what the running server is doing.")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--watch", action="store_true", help="again each second, until Ctrl-C")
+    parser.add_settings(ASKING)
+    return parser
 
 
 def _show(status: Status, *, json: bool) -> None:

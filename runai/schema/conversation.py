@@ -20,7 +20,7 @@ PNG_TEXT = base64.b64encode(PNG).decode()
 def conversation() -> str:
     """An exchange in the native protocol; → is the client's line, ← the server's."""
     lines = [*_hello(), *_drawing(), *_refused(), *_canceled()]
-    return "\n".join(["```", *lines, "```"])
+    return "\n".join(["```text", *lines, "```"])
 
 
 def _asks(**message: Any) -> str:

@@ -1,18 +1,15 @@
-"""Writes what can be known from the code into docs/protocol.md and docs/errors.md.
+"""What docs/protocol.md and docs/errors.md can know from the code.
 
-Run `python -m runai.schema.document docs/` after changing the schema or the errors; a test
-fails until it is done. The prose lives in those files and is edited there; between
-`<!-- generated: NAME -->` and `<!-- end -->` everything is replaced by what the function of
-that name in `PARTS` gives. Knows no file but the ones it is pointed to.
+The prose lives in those files and is edited there; between `<!-- generated: NAME -->` and
+`<!-- end -->` everything is replaced by what the function of that name gives. `PARTS` are those
+of the schema and the errors; `runai.cli.document` has those of the commands and writes the files.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
@@ -83,9 +80,9 @@ Schema = Mapping[str, Any]
 Mode = Literal["validation", "serialization"]
 
 
-def fill(text: str) -> str:
-    """The text with every marked part written anew."""
-    return MARKED.sub(lambda part: f"{part[1]}{PARTS[part[2]]().rstrip()}\n{part[3]}", text)
+def fill(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
+    """The text with every marked part written anew. Raises KeyError for one that is none."""
+    return MARKED.sub(lambda part: f"{part[1]}{parts[part[2]]().rstrip()}\n{part[3]}", text)
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -197,18 +194,23 @@ def json_schema() -> str:
         "Command": TypeAdapter(Command).json_schema(mode="validation"),
         "Event": TypeAdapter(Event).json_schema(mode="serialization"),
     }
-    text = [f"#### {name}\n\n```json\n{json.dumps(s, indent=1)}\n```" for name, s in both.items()]
+    text = [f"### {name}\n\n```json\n{json.dumps(s, indent=1)}\n```" for name, s in both.items()]
     return "\n\n".join(text)
 
 
 def error_codes() -> str:
     """Every code, its parent's, what happened and what to do."""
-    meanings = {code: meaning for _, code, meaning in ERROR_LINE.findall(errors.__doc__ or "")}
+    said = meanings()
     rows = [
-        (f"`{code}`", _parent_code(cls), cls.__name__, meanings[code], cls.default_hint)
+        (f"`{code}`", _parent_code(cls), cls.__name__, said[code], cls.default_hint)
         for code, cls in errors.all_errors().items()
     ]
     return table(("code", "kind of", "class", "what happened", "what to do"), rows)
+
+
+def meanings() -> dict[str, str]:
+    """What happened, in the few words of the tree, by code."""
+    return {code: meaning for _, code, meaning in ERROR_LINE.findall(errors.__doc__ or "")}
 
 
 def _parent_code(cls: type[errors.RunAIError]) -> str:
@@ -218,7 +220,7 @@ def _parent_code(cls: type[errors.RunAIError]) -> str:
 
 def error_tree() -> str:
     tree = [line[4:] for line in (errors.__doc__ or "").splitlines() if ERROR_LINE.match(line)]
-    return "\n".join(["```", *tree, "```"])
+    return "\n".join(["```text", *tree, "```"])
 
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -231,14 +233,3 @@ PARTS: dict[str, Callable[[], str]] = {
     "error-codes": error_codes,
     "error-tree": error_tree,
 }
-
-
-def main(folder: Path) -> None:
-    """Bring the marked parts of every page in `folder` up to date."""
-    for page in sorted(folder.glob("*.md")):
-        text = page.read_text(encoding="utf-8")
-        page.write_text(fill(text), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -198,13 +198,12 @@ def test_a_wrong_variable_is_said_in_one_line(
     assert "RUNAI_MAX_STEPS: 'none' is not" in line_of(capsys)
 
 
-def test_help_lists_every_setting_and_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["--help"])
+        main(["serve", "--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert all(row.flag in text for row in runai.settings.ROWS.values())
-    assert all(command in text for command in ("serve", "generate", "models", "status"))
 
 
 def test_an_engine_that_cannot_be_made_ends_the_server(capsys: pytest.CaptureFixture[str]) -> None:

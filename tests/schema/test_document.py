@@ -1,4 +1,4 @@
-"""docs/protocol.md and docs/errors.md say what the code does."""
+"""What is generated in docs/ says what the code does, and so do the protocol's own examples."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from runai.cli.document import PARTS, main
 from runai.errors import all_errors
 from runai.schema import codec
-from runai.schema.document import PARTS, fill, main
+from runai.schema.document import fill
 from runai.wire.connection import Connection, Message, Role
 from runai.wire.packets import encode
 
@@ -20,14 +21,17 @@ DOCS = Path(__file__).parents[2] / "docs"
 PROTOCOL = (DOCS / "protocol.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", ["protocol.md", "errors.md"])
-def test_the_page_is_up_to_date(page: str) -> None:
-    text = (DOCS / page).read_text(encoding="utf-8")
-    assert fill(text) == text, "run python -m runai.schema.document docs/"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_page_is_up_to_date(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert fill(text, PARTS) == text, "run python -m runai.cli.document docs/"
 
 
 def test_every_generated_part_has_its_place() -> None:
-    text = PROTOCOL + (DOCS / "errors.md").read_text(encoding="utf-8")
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert set(re.findall(r"<!-- generated: ([\w-]+) -->", text)) == set(PARTS)
 
 
@@ -45,6 +49,13 @@ def test_writing_a_folder_fills_its_pages_and_leaves_the_prose(tmp_path: Path) -
 def test_every_error_code_is_listed() -> None:
     text = (DOCS / "errors.md").read_text(encoding="utf-8")
     assert all(f"| `{code}` |" in text for code in all_errors())
+
+
+def test_every_error_code_has_a_place_to_link_to_in_troubleshooting() -> None:
+    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    found = re.findall(r"^### `(\w+)`\n\n(.+)\n\nWhat to do: (.+) \(A command", text, re.MULTILINE)
+    hints = {code: cls.default_hint for code, cls in all_errors().items()}
+    assert {code: hint for code, _, hint in found} == hints
 
 
 def test_the_bytes_of_the_worked_example_are_that_message() -> None:

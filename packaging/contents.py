@@ -54,7 +54,6 @@ LEFT_OUT: dict[str, str] = {
     "_distutils_hack": "building packages",
     "accelerate.test_utils": "tests",
     "click": "command lines of others",
-    "cryptography": "TLS by another library than Python's",
     "curses": "terminals",
     "cv2": "the extra watermark, 150 MB",
     "diffusers.modular_pipelines": "pipelines, which are not used",

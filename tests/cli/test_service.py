@@ -54,7 +54,7 @@ def test_what_is_installed_listens_where_the_server_would(notes: Path, units: Pa
     listens = line_of(units / "runai.socket", "ListenStream")
     assert listens == ["127.0.0.1:50006", "[::1]:50006"]
     (command,) = line_of(units / "runai.service", "ExecStart")
-    assert command.startswith(f'"{sys.executable}" "-m" "runai" "serve"')
+    assert command.startswith(f'"{sys.executable}" "-P" "-m" "runai" "serve"')
     assert command.endswith('"--idle-exit-s" "600.0"')
     assert notes.read_text().splitlines() == [
         "--user daemon-reload",

@@ -6,7 +6,8 @@ pipe takes whole (`PIPE_BUF`); what does not go waits here, up to `MOST_BYTES`, 
 line. Beyond that, lines are lost, and counted. There is no thread: so there is none that could
 hang in a write when the server ends, and what was logged before a crash is out.
 
-Not made non-blocking: that would be so for every program that has the same terminal or pipe.
+Not made non-blocking: that would be so for every program that has the same terminal or pipe. A
+terminal, which says that it takes more as soon as it takes one byte, is opened once more instead.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import select
 import sys
 import time
+from contextlib import suppress
 
 MOST_BYTES = 256 * 1024
 PATIENCE_S = 0.5  # for what is left at the end
@@ -35,7 +37,7 @@ class Output:
         if sys.__stderr__ is None:
             return cls(None)
         try:
-            return cls(os.dup(sys.__stderr__.fileno()))
+            return cls(opened(sys.__stderr__.fileno()))
         except (OSError, ValueError):  # closed since
             return cls(None)
 
@@ -63,13 +65,22 @@ class Output:
         while descriptor is not None and self._waiting and _would_take(descriptor, until):
             try:
                 sent = os.write(descriptor, self._waiting[:PIPE_BUF])
-            except BlockingIOError:  # somebody else made it so
+            except BlockingIOError:  # a terminal, or somebody else made it so
                 return
             except OSError:  # nobody will ever read this
                 self.lost += self._waiting.count(b"\n")
                 self._waiting.clear()
             else:
                 del self._waiting[:sent]
+
+
+def opened(descriptor: int) -> int:
+    """A descriptor of our own for the same, of a terminal one that never blocks."""
+    if os.isatty(descriptor):
+        # no name: in a container the terminal may be one of outside. Not ours: after `su`
+        with suppress(OSError):
+            return os.open(os.ttyname(descriptor), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    return os.dup(descriptor)
 
 
 def _would_take(descriptor: int, until: float) -> bool:

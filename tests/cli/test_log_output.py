@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import re
+import select
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from runai.cli import log_output, logs
+from runai.cli.last_word import last_word
 from runai.cli.log_output import MOST_BYTES, Output
 
 PATIENCE_S = 20.0
@@ -67,6 +71,61 @@ def test_a_pipe_that_nobody_reads_holds_up_nobody_and_lost_lines_are_counted(
     assert len(arrived) // len(LINE) + MOST_BYTES // len(LINE) + output.lost == pytest.approx(
         many, abs=2
     )
+
+
+@pytest.fixture
+def full_terminal() -> Iterator[tuple[int, TextIO]]:
+    """A terminal that nobody reads, and the end where one could."""
+    reader, terminal = os.openpty()
+    os.set_blocking(terminal, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(terminal, b"x" * 99)
+    os.set_blocking(terminal, True)
+    with open(terminal, "w") as stderr:  # noqa: PTH123 (no path)
+        yield reader, stderr
+        os.close(reader)  # or closing the other end would wait, too
+
+
+def make_some_room(reader: int, terminal: TextIO) -> None:
+    """So that the terminal says that it takes more, though not how little."""
+    while not select.select([], [terminal], [], 0)[1]:
+        os.read(reader, 1)
+
+
+def test_a_terminal_that_is_held_holds_up_nobody(
+    full_terminal: tuple[int, TextIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_output, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(sys, "__stderr__", full_terminal[1])
+
+    def write() -> None:
+        output = Output.of_process()
+        for _ in range(3):
+            make_some_room(*full_terminal)
+            output.write(LINE * 99)
+            output.flush()
+        output.close()
+
+    within(write)
+
+
+def test_the_last_word_does_not_wait_for_a_terminal_that_is_held(
+    full_terminal: tuple[int, TextIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", full_terminal[1])
+    make_some_room(*full_terminal)
+    within(lambda: last_word(LINE * 99))
+
+
+def test_a_terminal_shows_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, terminal = os.openpty()
+    with open(terminal, "w") as stderr:  # noqa: PTH123 (no path)
+        monkeypatch.setattr(sys, "stderr", stderr)
+        last_word("runai: no.")
+        assert os.read(reader, 99) == b"runai: no.\r\n"
+        monkeypatch.undo()
+    os.close(reader)
 
 
 def test_what_waits_is_written_once_somebody_reads(pipe: tuple[int, int]) -> None:

@@ -138,7 +138,10 @@ class TooManyImages(LimitError):
 
 class QueueFull(LimitError):
     code = "queue_full"
-    default_hint = "Wait until earlier requests are answered and their answers are read."
+    default_hint = (
+        "Wait until earlier requests are answered and their answers are read, or start the server "
+        "with a larger --max-queued or --max-queued-per-client."
+    )
 
 
 class TooManyConnections(LimitError):
@@ -151,7 +154,8 @@ class TooManyConnections(LimitError):
 class TooSlow(LimitError):
     code = "too_slow"
     default_hint = (
-        "Connect again, and send each message at once; the server's settings say how fast."
+        "Connect again, and send each message at once; --auth-timeout-s, --message-timeout-s and "
+        "--idle-timeout-s of the server say how fast."
     )
 
 

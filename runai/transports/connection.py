@@ -316,6 +316,7 @@ class ClientConnection:
             self._session.submit(command, reply)
 
     def _welcome(self, hello: Hello, reply: Reply) -> None:
+        log.debug("%s is %s.", self._session.name, hello.client or "a client without a name")
         if hello.observer:
             self._house.observes(self)
         answer = self._service.hello(self._options.max_message_bytes)

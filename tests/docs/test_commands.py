@@ -18,7 +18,7 @@ NOT_RUN = {
     r"(sh )?bin/install\.sh.*": "fetches packages and models; test_scripts.py runs it without",
     r"bin/test\.sh": "it is what runs this",
     r"pip .*": "uses the network",
-    r"bin/(buildlinux|test-binary)\.sh.*": "takes minutes: the stage binary of bin/test.sh runs them",
+    r"bin/(buildlinux|test-binary)\.sh.*": "takes minutes; a stage of bin/test.sh runs them",
     r"RUNAI_TORCH=torch bin/setup\.sh": "for macOS, which is not here",
     r"\.venv/bin/python -m (pip|PyInstaller) .*": "for macOS, which is not here",
     r"python -m (pip install )?build": "uses the network; test_package.py builds both packages",

@@ -127,3 +127,12 @@ def test_where_it_is_not_allowed_the_way_to_it_is_named(made: Callable[..., Made
     with pytest.raises(NotOffered) as caught:
         made(None).start()
     assert "--allow-convert" in caught.value.hint and "runai models convert" in caught.value.hint
+
+
+def test_the_child_does_not_know_the_token(
+    made: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNAI_TOKEN", "correct horse battery staple")
+    done = made("import os; print(os.environ.get('RUNAI_TOKEN'))")
+    done.start()
+    assert done.answer() == Converted(id="c1", path="None")

@@ -153,7 +153,7 @@ def test_connections_are_accepted_before_anything_heavy_is_imported_and_without_
 
 
 def test_nobody_coming_in_time_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runai.settings, "ATTEMPT_S", 0.01)
+    monkeypatch.setattr(runai.settings.table, "ATTEMPT_S", 0.01)
     assert main(["--port", "0", "--timeout"], make_engine=ScriptedEngine) == 3
 
 

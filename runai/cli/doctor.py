@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from runai import settings as all_settings
 from runai.cli import program
@@ -29,8 +29,14 @@ if TYPE_CHECKING:
     from runai.jobs.engine import Engine
 
 PATIENCE_S = 300.0  # for the child
-SIGNS: dict[State, str] = {"ok": "✓", "warning": "!", "problem": "✗"}
-PLAIN_SIGNS: dict[State, str] = {"ok": "+", "warning": "!", "problem": "x"}
+# "do": before what to do
+SIGNS: dict[State | Literal["do"], str] = {"ok": "✓", "warning": "!", "problem": "✗", "do": "→"}
+PLAIN_SIGNS: dict[State | Literal["do"], str] = {
+    "ok": "+",
+    "warning": "!",
+    "problem": "x",
+    "do": ">",
+}
 Found = tuple[str, Finding]  # of the check of that name
 
 
@@ -141,8 +147,11 @@ def _end(child: subprocess.CompletedProcess[str]) -> str:
 
 
 def _print(name: str, finding: Finding) -> None:
-    signs = SIGNS if (sys.stdout.encoding or "").lower().startswith("utf") else PLAIN_SIGNS
+    encoding = sys.stdout.encoding or "ascii"
+    signs = SIGNS if encoding.lower().startswith("utf") else PLAIN_SIGNS
     found = " ".join(finding.found.split())
-    print(f"{signs[finding.state]} {name:<14} {found}", flush=True)
+    lines = [f"{signs[finding.state]} {name:<14} {found}"]
     if finding.do:
-        print(f"  {'':<14} → {finding.do}", flush=True)
+        lines.append(f"  {'':<14} {signs['do']} {finding.do}")
+    for line in lines:  # names of files and folders have letters of anywhere
+        print(line.encode(encoding, "replace").decode(encoding), flush=True)

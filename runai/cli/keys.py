@@ -19,8 +19,8 @@ OTHERS = 0o077  # the permissions of everybody but the owner
 def read(settings: Settings) -> Keys:
     """The token and the certificates as they are in the files now. Raises InvalidSetting."""
     token = read_token(settings.token_file, os.environ)
-    pair = (settings.tls_cert, settings.tls_key)
-    if pair == (None, None) and (settings.insecure or settings.is_local):
+    files = (settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    if not any(files) and (settings.insecure or settings.is_local):
         return Keys(token)
     if settings.tls_cert is None or settings.tls_key is None:
         raise InvalidSetting(

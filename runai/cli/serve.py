@@ -25,11 +25,7 @@ if TYPE_CHECKING:
 def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
     _, settings = command_line().read(words)
     listeners = listener.inherited(os.environ)
-    for handed in listeners:
-        settings = settings.at(
-            listener.address_of(handed)[0], is_path=handed.family not in listener.TCP
-        )
-        settings.check_reach("The socket that was handed over")
+    settings = _reached(settings, listeners)
     gate = Gate(keys.read(settings))
     listeners = listeners or _listen(settings)
     from runai.cli.serving import serve
@@ -41,6 +37,20 @@ def command_line() -> Parser:
     parser = Parser("serve", "Draw pictures for clients over a socket.")
     parser.add_settings()
     return parser
+
+
+def _reached(settings: Settings, handed: Sequence[socket.socket]) -> Settings:
+    """The settings at the socket that was handed over, of several at one that most can reach.
+
+    Raises InvalidSetting for one that other computers can reach and should not.
+    """
+    places = [
+        settings.at(listener.address_of(sock)[0], is_path=sock.family not in listener.TCP)
+        for sock in handed
+    ]
+    for place in places:
+        place.check_reach("The socket that was handed over", serving=True)
+    return min(places, key=lambda place: place.is_local, default=settings)
 
 
 def _listen(settings: Settings) -> list[socket.socket]:

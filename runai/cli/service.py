@@ -2,8 +2,8 @@
 
 systemd listens; the first client has it start the server, which takes the sockets over (see
 `transports.listener`) and ends when nobody was there for a while. So a computer with a GPU serves
-without anything running that nobody uses. What `install` is told besides, as in `runai service
-install --model-base-path /models`, is what the server is started with.
+without anything running that nobody uses. The settings in force at `install`, wherever they come
+from, are what the server is started with: systemd gives it neither this environment nor --config.
 
 Writes two files, runs `systemctl --user`, and nothing else.
 """
@@ -14,6 +14,7 @@ import os
 import subprocess
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from runai.cli import program
@@ -74,8 +75,9 @@ def _install(folder: Path, arguments: Namespace, settings: Settings) -> int:
         raise InvalidSetting(
             "RUNAI_TOKEN is not there when systemd starts the server.", hint="Use --token-file."
         )
+    files = units(arguments, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in units(arguments, settings).items():
+    for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
         print(folder / name)
     _systemctl("daemon-reload")
@@ -125,12 +127,17 @@ def units(arguments: Namespace, settings: Settings) -> dict[str, str]:
 
 
 def _flags(arguments: Namespace, settings: Settings) -> list[str]:
-    """What was said on the command line, with files where they are whatever the folder is."""
-    flags = [] if arguments.idle_exit_s else ["--idle-exit-s", str(IDLE_EXIT_S)]
+    """What is no default, with files where they are whatever the folder is.
+
+    A default that was said on the command line is said again: there may be a runai.toml.
+    """
+    if not settings.idle_exit_s and arguments.idle_exit_s is None:
+        settings = replace(settings, idle_exit_s=IDLE_EXIT_S)
+    flags = []
     for name, row in ROWS.items():
-        if name in WHERE or getattr(arguments, name) is None:
-            continue
         value = getattr(settings, name)
+        if name in WHERE or (value == row.default and getattr(arguments, name) is None):
+            continue
         if row.kind is SWITCH:
             flags.append(row.flag if value else row.flag.replace("--", "--no-", 1))
         else:
@@ -146,7 +153,7 @@ def _absolute(value: object) -> object:
 
 def _addresses(settings: Settings) -> list[str]:
     if settings.unix_path is not None:
-        return [str(settings.unix_path.absolute())]
+        return [_one_line(str(settings.unix_path.absolute())).replace("%", "%%")]
     hosts = [host for _, host in LOOPBACKS] if settings.host == "localhost" else [settings.host]
     return [
         f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}" for host in hosts
@@ -159,8 +166,24 @@ def _where(settings: Settings) -> str:
 
 def _quoted(word: str) -> str:
     """A word of a command as systemd reads it, which expands `%` and `$` (systemd.service(5))."""
-    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    escaped = (
+        _one_line(word)
+        .replace("\\", "\\\\")
+        .replace('"', '\\"')
+        .replace("%", "%%")
+        .replace("$", "$$")
+    )
     return f'"{escaped}"'
+
+
+def _one_line(value: str) -> str:
+    """Raises InvalidSetting for more: the rest would be settings of systemd's."""
+    if "\n" in value or "\r" in value:
+        raise InvalidSetting(
+            f"{value!r} has a line break in it, which a file for systemd cannot hold.",
+            hint="Give it a name without one.",
+        )
+    return value
 
 
 def _folder() -> Path:

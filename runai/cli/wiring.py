@@ -17,6 +17,7 @@ import runai
 from runai.cli import logs, program
 from runai.cli.abandoning import abandoned_when
 from runai.client import Client
+from runai.client.client import TIMEOUT_S
 from runai.errors import DependencyMissing, RunAIError
 from runai.jobs.engine import Engine
 from runai.jobs.service import Service
@@ -76,7 +77,7 @@ def socket_options(settings: Settings) -> SocketOptions:
     )
 
 
-def client(settings: Settings, *, observer: bool = False) -> Client:
+def client(settings: Settings, *, observer: bool = False, timeout_s: float = TIMEOUT_S) -> Client:
     """A client, not connected yet, of the server that the settings name. Raises InvalidSetting."""
     return Client(
         settings.host,
@@ -86,6 +87,7 @@ def client(settings: Settings, *, observer: bool = False) -> Client:
         trust=_trust(settings),
         packet_size=settings.packet_size,
         observer=observer,
+        timeout_s=timeout_s,
     )
 
 

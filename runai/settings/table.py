@@ -142,16 +142,17 @@ class Settings:
         """The same for an address, or a Unix socket's path, that somebody else has chosen."""
         return replace(self, listen=UNIX_SCHEME + address if is_path else None, host=address)
 
-    def check_reach(self, place: str) -> None:
+    def check_reach(self, place: str, *, serving: bool = False) -> None:
         """Other computers come in, or are asked, with a token and TLS. Raises InvalidSetting.
 
-        `place`: who said where.
+        `place`: who said where. `serving`: certificates to believe are none to show.
         """
         if self.insecure or self.is_local:
             return
+        has_tls = self.tls_cert and self.tls_key if serving else self.tls_cert or self.tls
         wanted = {
             "a token (--token-file or RUNAI_TOKEN)": self.token,
-            "TLS (--tls-cert, and --tls-key to serve)": self.tls_cert or self.tls,
+            "TLS (--tls-cert, and --tls-key to serve)": has_tls,
         }
         missing = [what for what, given in wanted.items() if not given]
         if missing:

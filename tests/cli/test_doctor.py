@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import signal
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from runai.cli.checks.packages import Wanted, optional, required, wanted
 from runai.cli.checks.private import private_files
 from runai.settings import Settings
 from runai.testing.scripted import ScriptedEngine
+from tests.cli.conftest import SERVE
 
 Capture = pytest.CaptureFixture[str]
 QUICK = ("--quick", "--port", "0")
@@ -134,6 +138,22 @@ def test_a_check_that_cannot_be_made_is_a_problem() -> None:
 def test_signs_are_plain_where_the_output_is() -> None:
     assert "".join(doctor.PLAIN_SIGNS.values()).isascii()
     assert set(doctor.PLAIN_SIGNS) == set(doctor.SIGNS)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "line"), [("ascii", "x odd            a?\n"), ("utf-8", "✗ odd            aé\n")]
+)
+def test_what_the_output_has_no_letters_for_is_replaced(
+    encoding: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.BytesIO()
+    with io.TextIOWrapper(out, encoding=encoding) as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        doctor._print("odd", Finding("problem", "aé", "Do it."))
+        said = out.getvalue().decode(encoding)
+        monkeypatch.undo()
+    assert said.startswith(line)
+    assert said.endswith(" Do it.\n")
 
 
 # --- packages ------------------------------------------------------------------------------
@@ -343,6 +363,39 @@ def test_a_server_that_has_no_seat_left_is_a_warning(running: Callable[..., Any]
         (finding,) = port.port(at(number))
     assert finding.state == "warning"
     assert "clients are connected" in finding.found
+
+
+def test_a_server_is_found_on_its_unix_socket_and_one_that_is_gone_leaves_it_free(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "socket"
+    settings = Settings(listen=f"unix:{path}", port=0)
+    (free,) = port.port(settings)
+    assert free == Finding("ok", f"unix:{path} is free") and not path.exists()
+    child = start("-c", SERVE, "--listen", f"unix:{path}", "--keep-alive")
+    child.wait_for("Listening")
+    (own,) = port.port(settings)
+    assert own == Finding("ok", f"RunAI {runai.__version__} is running at unix:{path}")
+    child.signal(signal.SIGKILL)
+    child.end()
+    (left,) = port.port(settings)
+    assert left == free
+    path.unlink()
+    path.touch()
+    (taken,) = port.port(settings)
+    assert taken.state == "problem" and "--listen" in taken.do
+
+
+def test_a_server_with_tls_and_a_token_is_found(start: Callable[..., Any], tmp_path: Path) -> None:
+    pair = certificates.make(tmp_path)
+    words = ("--tls-cert", pair.certificate, "--tls-key", pair.key, "--token-file", pair.token)
+    where = ("--host", "127.0.0.1", "--port", "0", "--keep-alive")
+    child = start("-c", SERVE, *where, *map(str, words))
+    number = int(child.wait_for(r"port (\d+)")[1])
+    token = pair.token.read_text().strip()
+    secured = replace(at(number), tls_cert=pair.certificate, tls_key=pair.key, token=token)
+    (own,) = port.port(secured)
+    assert own.state == "ok" and "is running" in own.found
 
 
 def test_a_packed_program_asks_for_no_packages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,7 +153,7 @@ def test_connections_are_accepted_before_anything_heavy_is_imported_and_without_
 
 
 def test_nobody_coming_in_time_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runai.settings, "ATTEMPT_S", 0.01)
+    monkeypatch.setattr(runai.settings.table, "ATTEMPT_S", 0.01)
     assert main(["--port", "0", "--timeout"], make_engine=ScriptedEngine) == 3
 
 
@@ -338,13 +339,14 @@ def test_the_log_has_one_line_a_record_and_no_prompts(start: Callable[..., Any])
 
 
 HAND_OVER = """
-import os, socket, sys
-sock = socket.create_server((sys.argv[1], 0))
-if sock.fileno() != 3:
-    os.dup2(sock.fileno(), 3)
-os.set_inheritable(3, True)
-print("port", sock.getsockname()[1], file=sys.stderr, flush=True)
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+import fcntl, os, socket, sys
+socks = [socket.create_server((host, 0)) for host in sys.argv[1].split()]
+print("port", socks[0].getsockname()[1], file=sys.stderr, flush=True)
+# out of the way first
+copies = [fcntl.fcntl(sock, fcntl.F_DUPFD, 50) for sock in socks]
+for number, copy in enumerate(copies, 3):
+    os.dup2(copy, number)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(copies))}
 os.execv(sys.executable, [sys.executable, "-c", sys.argv[2], *sys.argv[3:]])
 """
 
@@ -363,3 +365,21 @@ def test_one_that_other_computers_can_reach_is_refused_like_a_host(
     child = start("-c", HAND_OVER, "0.0.0.0", SERVE)
     assert child.end() == 2
     assert "needs a token" in child.seen and "handed over" in child.seen
+
+
+@pytest.mark.parametrize("hosts", ["0.0.0.0 127.0.0.1", "127.0.0.1 0.0.0.0"])
+def test_one_of_several_that_other_computers_can_reach_needs_the_servers_own_tls(
+    start: Callable[..., Any], tmp_path: Path, hosts: str
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("correct horse battery staple")
+    child = start("-c", HAND_OVER, hosts, SERVE, "--token-file", str(token), "--tls")
+    assert child.end() == 2
+    assert "handed over: 0.0.0.0" in child.seen and "needs TLS (--tls-cert" in child.seen
+
+
+def test_what_insecure_leaves_open_is_told_whichever_socket_it_is(
+    start: Callable[..., Any],
+) -> None:
+    child = start("-c", HAND_OVER, "0.0.0.0 127.0.0.1", SERVE, "--insecure", "--timeout")
+    child.wait_for("--insecure: everybody who reaches this server may use it")

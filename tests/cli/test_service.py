@@ -86,6 +86,45 @@ def test_the_server_is_started_with_what_was_said(
     assert f'"{tmp_path}/50%% \\"off\\" $$HOME"' in command
 
 
+def test_settings_of_other_places_than_the_command_line_are_passed_on_too(
+    notes: Path, units: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BASE_DIR", str(tmp_path))
+    monkeypatch.setenv("RUNAI_MAX_STEPS", "30")
+    token = tmp_path / "token"
+    token.write_text("correct horse battery staple")
+    config = tmp_path / "other.toml"
+    config.write_text(f'port = 7\nkeep_alive = true\ntoken_file = "{token}"\nmax_images = 16\n')
+    install("--config", str(config))
+    assert "127.0.0.1:7" in line_of(units / "runai.socket", "ListenStream")
+    (command,) = line_of(units / "runai.service", "ExecStart")
+    for words in (
+        f'"--model-base-path" "{tmp_path}"',
+        '"--max-steps" "30"',
+        '"--keep-alive"',
+        f'"--token-file" "{token}"',
+    ):
+        assert words in command
+    assert "--max-images" not in command and "--port" not in command, "a default, and systemd's"
+
+
+@pytest.mark.parametrize("words", ["--model-base-path {}", "--listen unix:{}/socket"])
+def test_a_path_of_two_lines_is_refused_and_nothing_is_written(
+    notes: Path, units: Path, tmp_path: Path, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "models\nExecStartPre=evil"
+    folder.mkdir()
+    flag, _, value = words.partition(" ")
+    assert main(["service", "install", flag, value.format(folder)]) == 2
+    assert "line break" in capsys.readouterr().err
+    assert not units.exists()
+
+
+def test_a_socket_of_any_name_is_listened_on(notes: Path, units: Path) -> None:
+    install("--listen", "unix:/tmp/50%u.sock")
+    assert line_of(units / "runai.socket", "ListenStream") == ["/tmp/50%%u.sock"]
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
 def test_systemd_understands_the_files(notes: Path, units: Path) -> None:
     install("--max-steps", "30")

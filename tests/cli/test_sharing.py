@@ -172,6 +172,14 @@ def test_a_server_needs_both_files_or_says_so(
         assert "both --tls-cert and --tls-key" in capsys.readouterr().err
 
 
+def test_a_list_of_clients_without_a_certificate_of_its_own_is_not_passed_over(
+    pair: certificates.Pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--port", "0", "--timeout", "--tls-client-ca", str(pair.certificate)]
+    assert main(words, make_engine=ScriptedEngine) == 2
+    assert "both --tls-cert and --tls-key" in capsys.readouterr().err
+
+
 def test_believing_this_computers_certificates_serves_nobody(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

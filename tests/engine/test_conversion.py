@@ -361,7 +361,7 @@ def test_a_source_that_shrinks_leaves_nothing_behind(kit: Kit, tmp_path: Path) -
     planned = kit.plan(tmp_path / "a.safetensors", tmp_path / "b")
     with (tmp_path / "a.safetensors").open("r+b") as file:
         file.truncate(50_000)
-    with pytest.raises(ModelBroken, match="cut short"):
+    with pytest.raises(ModelBroken, match=r"cut short|changed while it was read"):
         planned.write()
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 

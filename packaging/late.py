@@ -7,6 +7,7 @@ after a lock of tqdm's) is this program again, with -c: it needs them at once.
 """
 
 import sys
+import warnings
 from importlib import import_module
 
 HOOKS = ("pyi_rth_inspect", "pyi_rth_pkgutil", "pyi_rth_multiprocessing")
@@ -26,6 +27,8 @@ def run_hooks():
     sys.meta_path.remove(Late)
     for hook in HOOKS:
         import_module(hook)
+    # torch.jit looks for the sources, which stay out, of functions that nobody compiles
+    warnings.filterwarnings("ignore", "Unable to retrieve source", UserWarning)
 
 
 sys.meta_path.insert(0, Late)

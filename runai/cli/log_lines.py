@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import re
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ from runai.errors import RunAIError
 from runai.jobs.journal import Fields
 
 OURS = "runai"
+# how Python writes a warning into the log
+WARNING = re.compile(r"(.*?):(\d+): (\w+): ")
 ALLOWED = frozenset(Fields.__annotations__)
 SHOWN_CHARACTERS = 200  # of a field
 SHOWN_DIGITS = 4  # of seconds
@@ -45,7 +48,7 @@ class Lines(logging.Formatter):
     def _sentence(self, record: logging.LogRecord) -> str:
         if self._prompts or is_ours(record):
             return record.getMessage()
-        return f"A library said something at {_place(record.pathname, record.lineno)}."
+        return f"A library said something at {_origin(record)}."
 
     def _cause(self, record: logging.LogRecord) -> str:
         error = record.exc_info[1] if record.exc_info else None
@@ -72,6 +75,14 @@ class JsonLines(Lines):
         if frames := self._traceback(record):
             said["traceback"] = frames
         return json.dumps(said)
+
+
+def _origin(record: logging.LogRecord) -> str:
+    """Where a record comes from; of a warning, where it was raised, and its kind."""
+    raised = WARNING.match(record.getMessage()) if record.name == "py.warnings" else None
+    if raised is None:
+        return _place(record.pathname, record.lineno)
+    return f"{_place(raised[1], int(raised[2]))} ({raised[3]})"
 
 
 def is_ours(record: logging.LogRecord) -> bool:

@@ -153,7 +153,7 @@ def with_the_example_client(program: Program, out: Path) -> None:
     client = [sys.executable, str(ROOT / "client_example" / "client.py"), PROMPT, str(path)]
     with program.serving() as port:
         said = subprocess.run(
-            [*client, str(port)], capture_output=True, text=True, timeout=PATIENCE_S
+            [*client, "localhost", str(port)], capture_output=True, text=True, timeout=PATIENCE_S
         )
     assert said.returncode == 0, said.stdout + said.stderr
     seed.write_text(re.findall(r"\(seed (\d+)\)", said.stdout)[0])

@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -244,6 +245,18 @@ def test_libraries_that_print_what_they_log_pass_it_on_instead(
         library.error("about %s", MARK)
     (line,) = capfd.readouterr().err.splitlines()
     assert re.search(r"error +some\.library: A library said something at tests/cli/test_logs", line)
+
+
+def test_a_librarys_warning_is_told_by_its_place_and_kind(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with logs.kept("info"), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn(f"about {MARK}", UserWarning, stacklevel=1)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.search(r"said something at tests/cli/test_logs\.py:\d+ \(UserWarning\)\.", line)
+    assert MARK not in line
 
 
 def test_every_stage_has_its_field() -> None:

@@ -338,7 +338,7 @@ def test_a_look_costs_little_more_than_parsing_the_header(tmp_path: Path, name: 
     path = headers.write(tmp_path / "m.safetensors", headers.rows(name))
     with path.open("rb") as file:
         raw = file.read(struct.unpack("<Q", file.read(8))[0])
-    # 1.5 times on a quiet machine (benchmarks/catalogue.py); this tells of nothing but another order
+    # about as long on a quiet machine (benchmarks/catalogue.py): a slip of the order is noticed
     assert seconds(lambda: detection.identify(path).kind) < 10 * seconds(lambda: json.loads(raw))
 
 

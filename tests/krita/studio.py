@@ -172,7 +172,7 @@ def drawing(folder: Path) -> Iterator[Drawing]:
     assert server.stderr is not None
     try:
         listening = next(line for line in server.stderr if "Listening on" in line)
-        yield Drawing(folder, int(listening.rpartition("port ")[2].rstrip(".\n")))
+        yield Drawing(folder, int(listening.rpartition("port ")[2].partition(",")[0]))
     finally:
         server.terminate()
         server.communicate()

@@ -276,7 +276,7 @@ def server(data: bytes) -> None:
     ours.settimeout(PATIENCE_S)
     try:
         link = Link(PlainStream(ours), 16)
-        answers = link.submit(TextToImage(id="a"))
+        answers = link.submit(TextToImage(id="a"), link.cancel)
         with theirs, contextlib.suppress(OSError):
             theirs.sendall(data)
         with contextlib.suppress(RunAIError):

@@ -34,8 +34,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "a tag in what only looks like the web UI's": {"prompt": "a AND b \\ c <lora:bold:0.8>"},
     "tags within tags": {"prompt": "a <lora<lora:bold:0.5>:faint:0.5> b"},
     "a tag and a field": {
-        "prompt": "(a:1.3) b <lora:bold:0.4:0.8>",
-        "loras": [{"name": "bold", "weight": 0.3}, {"name": "faint", "text_weight": 0.0}],
+        "prompt": "(a:1.3) b <lora:bold:0.2:0.4>",
+        "loras": [{"name": "bold", "weight": 0.1}, {"name": "faint", "text_weight": 0.0}],
     },
     "a tag where the negative prompt decides": {
         "prompt": "a <lora:bold:0.5>",

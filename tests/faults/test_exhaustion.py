@@ -145,4 +145,4 @@ def test_without_even_a_thread_to_refuse_on_a_newcomer_is_closed(
         watch.saw("closed")
         for client in (one, other):
             client.close()
-        _until(lambda: server.service.status().clients == 1)  # there are seats again
+        _until(lambda: _is_seated(server.port))  # there are seats again

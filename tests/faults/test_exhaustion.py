@@ -146,3 +146,10 @@ def test_without_even_a_thread_to_refuse_on_a_newcomer_is_closed(
         for client in (one, other):
             client.close()
         _until(lambda: _is_seated(server.port))  # there are seats again
+
+
+def _is_seated(port: int) -> bool:
+    """Whether one more client gets a seat; it has left again then."""
+    with RawClient(port) as newcomer:
+        greeting = newcomer.receive()
+    return greeting is not None and "versions" in greeting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from collections.abc import Callable
@@ -41,7 +42,8 @@ def test_what_a_fault_leaves_behind_is_noticed(
     server, table = scripted(ScriptedEngine()), Table()
     go = threading.Event()
     thread = threading.Thread(target=go.wait)
-    opened, held = [], []
+    opened: list[int] = []
+    held: list[mmap.mmap] = []
     with pytest.raises(AssertionError), table.survived("a leak", server) as watch:
         watch.ask()
         if left == "a thread":
@@ -49,7 +51,10 @@ def test_what_a_fault_leaves_behind_is_noticed(
         elif left == "a descriptor":
             opened.append(os.open("/dev/null", os.O_RDONLY))
         else:
-            held.append(b"x" * (64 * 2**20))
+            # mapped anew: what the process has freed before would be taken up again
+            held.append(mmap.mmap(-1, 192 * 2**20))
+            for page in range(0, len(held[0]), mmap.PAGESIZE):
+                held[0][page] = 1
     go.set()
     if opened:
         os.close(opened[0])

@@ -93,8 +93,13 @@ class Sandbox:
     def _serve(self, command: str) -> None:
         self.close()
         words = ["/bin/sh", "-c", f"exec {command}"]
-        self._server = children.Child(words, cwd=self._folder, env=self._environ)
-        self._server.wait_for(r"[Ll]istening on ")
+        server = children.Child(words, cwd=self._folder, env=self._environ)
+        try:
+            server.wait_for(r"[Ll]istening on ")
+        except AssertionError:
+            server.close()
+            raise
+        self._server = server
 
     def close(self) -> None:
         """Have the server end, which it must do well."""

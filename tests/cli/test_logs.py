@@ -237,14 +237,14 @@ def test_a_description_knows_no_prompt_and_no_picture() -> None:
 def test_libraries_that_print_what_they_log_pass_it_on_instead(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    library = logging.getLogger("some.library")
+    library = logging.getLogger("a.package")
     library.addHandler(logging.StreamHandler(sys.__stderr__))
     library.propagate = False
     logs.adopt_libraries()
     with logs.kept("info"):
         library.error("about %s", MARK)
     (line,) = capfd.readouterr().err.splitlines()
-    assert re.search(r"error +some\.library: A library said something at tests/cli/test_logs", line)
+    assert re.search(r"error +a\.package: A library said something at tests/cli/test_logs", line)
 
 
 def test_a_librarys_warning_is_told_by_its_place_and_kind(

@@ -55,7 +55,8 @@ def conditioning(model: LoadedModel) -> Conditioning:
 @torch.inference_mode()
 def ours(model: LoadedModel, request: TextToImage, text: Conditioning) -> float:
     choices = model.defaults.overridden_by(request)
-    prepared = canvas.prepare(model, request, Limits())
+    given = canvas.read(request, model.arch, Limits())
+    prepared = canvas.prepare(model, request, given, Limits())
     sample = starts.start(model, request, choices, prepared, text, 0)
     began = time.perf_counter()
     turn = 0

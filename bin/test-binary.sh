@@ -1,5 +1,5 @@
 #!/bin/sh
-# Proves that the packaged program does what the package does, and nothing that it must not do.
+# Proves that the packaged program does what the wheel does, and nothing that it must not do.
 #
 #   bin/test-binary.sh             builds dist/runai and tries it
 #   bin/test-binary.sh FOLDER      tries the one that is there
@@ -7,7 +7,8 @@
 #
 # The program gets an environment of next to nothing, no network, and a disk that cannot be
 # written, which takes root. It draws with every sampler, task, kind of model and file there is
-# (tests/binary/drive.py), and so does the package; each picture must be the same, bit by bit.
+# (tests/binary/drive.py), and so does the wheel that pip makes and installs, as in the container;
+# each picture must be the same, bit by bit.
 # Needs what testing needs (bin/setup.sh dev, or RUNAI_VENV), 5 GB in TMPDIR and as much memory.
 set -eu
 cd "$(dirname "$0")/.."
@@ -45,7 +46,7 @@ python=$(cd "${RUNAI_VENV:-.venv}" && pwd)/bin/python
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
-mkdir "$work/models" "$work/binary" "$work/package" "$work/tmp"
+mkdir "$work/models" "$work/binary" "$work/tmp"
 PYTHONPATH=$root:$root/tests PYTHONDONTWRITEBYTECODE=1
 # one thread: several wait for each other where the machine has other things to do
 OMP_NUM_THREADS=1
@@ -76,14 +77,21 @@ END
 unshare -n -m sh "$work/alone.sh" "$work" "$python" tests/binary/drive.py \
     "$work/models" "$work/binary" -- "$program"
 
-echo "Drawing with the package …"
-cp "$work/binary/seed" "$work/package"
+echo "Drawing with the wheel …"
+# from a copy: pip builds in the folder, and may find what was built there before
+mkdir "$work/source" "$work/wheel"
+git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$work/source"
+"$python" -m pip install --quiet --no-deps --target "$work/installed" "$work/source"
+cp "$work/binary/seed" "$work/wheel"
 rm -rf "$work/models/v1/full" # what was converted
-TMPDIR=$work/tmp "$python" tests/binary/drive.py \
-    "$work/models" "$work/package" -- "$python" -m runai
+(
+    cd "$work" # where there is no runai/
+    PYTHONPATH=$work/installed:$root/tests TMPDIR=$work/tmp "$python" \
+        "$root/tests/binary/drive.py" "$work/models" "$work/wheel" -- "$python" -m runai
+)
 
 status=0
-for file in "$work/package"/*.png "$work/package"/*.safetensors; do
+for file in "$work/wheel"/*.png "$work/wheel"/*.safetensors; do
     cmp "$file" "$work/binary/${file##*/}" || status=1
 done
 if [ -s "$work/binary/left" ]; then

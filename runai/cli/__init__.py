@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from runai.cli.exit_codes import ExitCode, code_of
 from runai.cli.last_word import last_word
+from runai.cli.plain import plain
 from runai.errors import InvalidSetting, RunAIError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def main(
         run = importlib.import_module(f"runai.cli.{command}").run
         return int(run(words, make_engine))
     except RunAIError as error:
-        last_word(f"runai: {error}")
+        last_word(f"runai: {plain(str(error))}")
         return code_of(error)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED

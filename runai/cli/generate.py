@@ -13,6 +13,7 @@ from runai.cli import options, output
 from runai.cli.embedded import connected
 from runai.cli.exit_codes import SIGNAL_BASE, ExitCode
 from runai.cli.parser import ASKING, Parser
+from runai.cli.plain import plain
 from runai.cli.progress import Display
 from runai.cli.signals import caught
 from runai.client import Answers, Client
@@ -38,7 +39,7 @@ def run(words: Sequence[str], make_engine: Callable[[], Engine] | None) -> int:
         print("runai: Canceled.", file=sys.stderr)
         return SIGNAL_BASE + interruption.number
     for note in completed.notes:
-        print(note, file=sys.stderr)
+        print(plain(note), file=sys.stderr)
     output.save(completed, paths, sidecar=arguments.sidecar)
     return ExitCode.OK
 

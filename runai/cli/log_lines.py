@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from runai.cli.plain import plain
 from runai.errors import RunAIError
 from runai.jobs.journal import Fields
 
@@ -38,7 +39,7 @@ class Lines(logging.Formatter):
         self._tracebacks = tracebacks
 
     def format(self, record: logging.LogRecord) -> str:
-        sentence = _plain(self._sentence(record))
+        sentence = plain(self._sentence(record))
         level, name = record.levelname.lower(), record.name
         fields = " ".join(f"{key}={_word(value)}" for key, value in _fields(record).items())
         parts = (_time(record), f"{level:7}", f"{name}:", sentence, fields, self._cause(record))
@@ -52,7 +53,7 @@ class Lines(logging.Formatter):
 
     def _cause(self, record: logging.LogRecord) -> str:
         error = record.exc_info[1] if record.exc_info else None
-        return "" if error is None else _plain(_kind(error, text=self._prompts))
+        return "" if error is None else plain(_kind(error, text=self._prompts))
 
     def _traceback(self, record: logging.LogRecord) -> list[str]:
         error = record.exc_info[1] if record.exc_info and self._tracebacks else None
@@ -111,14 +112,8 @@ def _short(value: Any) -> Any:
 def _word(value: Any) -> str:
     """As it is, or in quotes where it could be taken for something else."""
     text = str(value)
-    plain = text.isprintable() and not set(text) & set(" \"'=\\") and text != ""
-    return text if plain else json.dumps(text)
-
-
-def _plain(text: str) -> str:
-    """One line without anything that a terminal would obey."""
-    joined = " | ".join(text.splitlines())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
+    is_word = text.isprintable() and not set(text) & set(" \"'=\\") and text != ""
+    return text if is_word else json.dumps(text)
 
 
 def _kind(error: BaseException, *, text: bool) -> str:
@@ -147,7 +142,7 @@ def _place(path: str, line: int) -> str:
 def _frames(error: BaseException | None, *, text: bool) -> Iterator[str]:
     """Of an exception and what it came from, the first one last; code, but no values."""
     while error is not None:
-        yield _plain(_kind(error, text=text))
+        yield plain(_kind(error, text=text))
         for frame in traceback.format_tb(error.__traceback__):
             yield from frame.rstrip().splitlines()
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from runai import __version__
-from runai.errors import InvalidSetting, SetupError
+from runai.errors import InvalidSetting, SetupError, WireError
 from runai.schema.events import Completed, Picture
 
 
@@ -27,7 +27,12 @@ def paths_for(output: Path, count: int) -> list[Path]:
 
 
 def save(completed: Completed, paths: list[Path], *, sidecar: bool) -> None:
-    """Write each picture, with `sidecar` a YAML file of its parameters too; print the paths."""
+    """Write each picture, with `sidecar` a YAML file of its parameters too; print the paths.
+
+    Raises WireError for an answer of more or fewer pictures than there are paths.
+    """
+    if len(completed.images) != len(paths):
+        raise WireError(f"The server sent {len(completed.images)} pictures, not {len(paths)}.")
     for picture, path in zip(completed.images, paths, strict=True):
         try:
             path.write_bytes(picture.png)

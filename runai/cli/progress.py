@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from runai.cli.plain import plain
 from runai.schema.events import Accepted, Completed, JobEvent, Loading, Progress
 
 tqdm.monitor_interval = 0  # or tqdm starts a thread of its own
@@ -23,7 +24,7 @@ class Display:
         if isinstance(event, Accepted) and event.position:
             _say(f"Waiting: {event.position} request(s) before this one.")
         elif isinstance(event, Loading):
-            _say(f"Loading {event.model}.")
+            _say(f"Loading {plain(event.model)}.")
         elif isinstance(event, Progress):
             self._advance(event.step, event.total)
         elif isinstance(event, Completed) and self._bar is not None:

@@ -41,6 +41,7 @@ OFFLINE = {
 # and cannot be imported where none can be made. Nothing is compiled here: any folder will do
 NOTHING_COMPILED = {"TORCHINDUCTOR_CACHE_DIR": sys.prefix}
 EXAMPLE = "models.example"
+DEFAULT_MODEL = "default"  # to preload
 if TYPE_CHECKING:
     from runai.streams.contexts import Trust
 
@@ -132,6 +133,7 @@ def service(
         max_parked=settings.max_client_connections,
         on_fatal=on_fatal,
         log_prompts=settings.log_prompts,
+        preload="" if settings.preload == DEFAULT_MODEL else settings.preload,
         conversion=functools.partial(conversion, settings) if settings.allow_convert else None,
     )
     return made

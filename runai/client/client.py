@@ -105,9 +105,10 @@ class Client:
 
         Takes no lock: safe in a signal handler.
         """
-        link = self._link
-        if link is not None:
+        told = None
+        while (link := self._link) is not told and link is not None:  # it may change meanwhile
             link.cancel(request_id)
+            told = link
 
     def models(self) -> list[ModelInfo]:
         """The server's catalogue; waits for a server that is still starting."""

@@ -105,8 +105,19 @@ class Link:
         self._lost: ErrorBody | None = None
         self._writer = threading.Thread(target=self._write, name="runai-client-writer")
         self._reader = threading.Thread(target=self._read, name="runai-client-reader")
-        self._writer.start()
-        self._reader.start()
+        self._start()
+
+    def _start(self) -> None:
+        """Raises ConnectionLost if there are no threads to be had."""
+        try:
+            self._writer.start()
+            self._reader.start()
+        except RuntimeError:
+            self._outgoing.put(None)  # for the writer, if there is one
+            if self._writer.ident is not None:
+                self._writer.join()
+            self._stream.close()
+            raise ConnectionLost("No more threads can be started here.") from None
 
     @property
     def is_alive(self) -> bool:

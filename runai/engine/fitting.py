@@ -26,6 +26,7 @@ from runai.engine.faults import device_errors
 from runai.engine.model import LoadedModel
 from runai.engine.plan import Plan
 from runai.engine.starts import Sample
+from runai.engine.threads import Threads
 from runai.errors import OutOfMemory
 from runai.schema.requests import GenerationRequest
 
@@ -43,6 +44,7 @@ class Fitting:
         self._starting: frozenset[Entry] = frozenset()
         # samples a call may hold where a larger one ran out of memory; goes with its UNet
         self._ceilings: WeakKeyDictionary[Any, dict[Size, int]] = WeakKeyDictionary()
+        self._threads = Threads()
         self.newest: Plan | None = None
 
     def in_use(self) -> set[Entry]:
@@ -63,6 +65,11 @@ class Fitting:
         self._cache.make_room(needed, self.in_use())
 
     # --- beginning ---------------------------------------------------------------------
+
+    def load(self, request: GenerationRequest, entry: Entry) -> None:
+        """Have a model in memory for a request that may come. Raises a ModelError, OutOfMemory."""
+        plan = self._cache.plan(entry, request, self.in_use())
+        self.arrange(self._cache.get(entry, self.in_use(), plan), plan)
 
     def begin(
         self, request: GenerationRequest, entry: Entry, vae: Entry | None, start: Start
@@ -101,10 +108,11 @@ class Fitting:
 
     def arrange(self, model: LoadedModel, *more: Plan) -> None:
         """Put a model's parts where all who draw with it can work, so that they need not move
-        to and fro.
+        to and fro, and have it drawn with as many threads as are good for it.
         """
         drawing = [d.plan for d in self._drawings.values() if d.model.entry == model.entry]
         self._cache.arrange(model, plans.strictest(plan.name for plan in (*drawing, *more)))
+        self._threads.set_for(model)
 
     def within(self, batch: Sequence[Sample], plan: Plan) -> Sequence[Sample]:
         """As many of those who could share a UNet call as there is room for, one at least.

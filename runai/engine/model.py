@@ -8,6 +8,7 @@ wants otherwise (another VAE, LoRAs) never changes them for the others.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -75,6 +76,10 @@ class LoadedModel:
     def size(self) -> int:
         """The native side of its pictures, in pixels."""
         return int(self.unet.config.sample_size) * self.scale
+
+    @cached_property
+    def unet_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.unet.parameters())
 
     @property
     def scale(self) -> int:

@@ -30,6 +30,13 @@ class Engine(Protocol):
         """The name of the model a request will be drawn with; raises ModelNotFound."""
         ...
 
+    def preload(self, model: str) -> None:
+        """Load a model that nobody has asked for yet; empty: the default one.
+
+        Raises a RunAIError if it cannot be loaded.
+        """
+        ...
+
     def admit(self, key: str, request: GenerationRequest) -> None:
         """Take a request up: load its model if need be, encode its prompt and images.
 

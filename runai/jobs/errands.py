@@ -69,6 +69,11 @@ class Errands:
             self._under_way = True
             self._threads = [t for t in self._threads if t.is_alive()] + [thread]
 
+    @property
+    def is_busy(self) -> bool:
+        with self._lock:
+            return self._under_way
+
     def stop(self) -> None:
         """Interrupt what is under way and wait for it. Idempotent."""
         with self._lock:

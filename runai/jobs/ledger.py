@@ -286,10 +286,11 @@ class Ledger:
                     self.accounts.started(job)
                     return job
 
-    def set_loading(self, job: Job, model: str) -> None:
+    def set_loading(self, model: str, job: Job | None = None) -> None:
+        """`job`: who waits for it, if anybody does."""
         with self.lock:
             self.loading = model
-            if not job.is_over:
+            if job is not None and not job.is_over:
                 self._tell(job, Loading(id=job.request.id, model=model))
 
     def set_loaded(self) -> None:

@@ -25,10 +25,12 @@ class Returning:
         self._known: dict[bytes, Outbox] = {}
         self._parked: OrderedDict[bytes, float] = OrderedDict()  # until when, the soonest first
 
+    def knows(self, secret: str) -> bool:
+        return _key(secret) in self._known
+
     def outbox_of(self, secret: str, fresh: Outbox) -> Outbox:
         """What is known by this secret, parked no more; else `fresh`, known by it from now on."""
-        # a digest, so that how long a look-up takes tells nothing of others' secrets
-        key = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+        key = _key(secret)
         self._parked.pop(key, None)
         outbox = self._known.setdefault(key, fresh)
         outbox.key = key
@@ -56,3 +58,8 @@ class Returning:
         """Until somebody is late; None: nobody is waited for."""
         until = next(iter(self._parked.values()), None)
         return None if until is None else max(until - now, 0.0)
+
+
+def _key(secret: str) -> bytes:
+    """A digest, so that how long a look-up takes tells nothing of others' secrets."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

@@ -45,6 +45,7 @@ class Service:
     Clients whose connection broke are waited for `resume_s` (0: not at all), and no more than
     `max_parked` of them at the same time.
     `conversion`: the command that converts a model; None: clients may not ask for it.
+    `preload`: a model to load before anybody asks; empty: the default one.
     `log_prompts`: the log shows prompts; otherwise nothing of what clients wrote is in it but
     ids, and names of models and samplers. `counters`: for transports too.
     """
@@ -62,6 +63,7 @@ class Service:
         on_fatal: Callable[[RunAIError], None] = lambda error: None,
         conversion: Words | None = None,
         log_prompts: bool = False,
+        preload: str | None = None,
     ) -> None:
         self.limits = limits
         self.resume_s = resume_s
@@ -73,7 +75,7 @@ class Service:
             log_prompts=log_prompts,
         )
         self.counters = self._ledger.accounts.counters
-        self._worker = Worker(self._ledger, make_engine, on_fatal)
+        self._worker = Worker(self._ledger, make_engine, on_fatal, preload)
         self._errands = Errands(conversion)
         self._started = time.monotonic()
 
@@ -91,6 +93,11 @@ class Service:
         with self._ledger.lock:
             outbox = self._ledger.enter()
             return Session(self._ledger, outbox, self.limits, name, self.resume_s, on_replaced)
+
+    def may_resume(self, secret: str | None) -> bool:
+        """Whether a client of this secret is known: connected, as it seems, or waited for."""
+        with self._ledger.lock:
+            return secret is not None and self._ledger.returning.knows(secret)
 
     def expire(self) -> float | None:
         """Give up clients that have not come back in time.
@@ -177,6 +184,11 @@ class Service:
         Raises NotOffered where that is not allowed, QueueFull while another one is under way.
         """
         self._errands.start(asked, answer)
+
+    @property
+    def is_converting(self) -> bool:
+        """Whether a conversion is under way, whoever asked for it."""
+        return self._errands.is_busy
 
     def drain(self, grace_s: float) -> bool:
         """Take no new work, cancel what waits, and give what runs `grace_s` seconds to end.

@@ -8,9 +8,9 @@ that had to load its model, a step is done before the next is taken up, so nobod
 waits for more than one of those.
 
 Whose fault is what: an exception in `admit` is the failure of the job that was taken up. One
-in `step` could be anybody's, so every job in the engine fails and is dropped. One in `rest` is
-nobody's. The loop lives on after these. An engine that cannot be made, that fails at a mere
-question (`has_room`) or at forgetting a job, or whose device is lost (`DeviceLost`, from
+in `step` could be anybody's, so every job in the engine fails and is dropped. One in `preload` or
+`rest` is nobody's. The loop lives on after these. An engine that cannot be made, that fails at a
+mere question (`has_room`) or at forgetting a job, or whose device is lost (`DeviceLost`, from
 anywhere), is broken for good: everything fails with its error and `on_fatal` is told. Whoever
 makes it may raise ServerStopping once nobody wants it any more: that is no fault.
 
@@ -41,10 +41,12 @@ class Worker:
         ledger: Ledger,
         make_engine: Callable[[], Engine],
         on_fatal: Callable[[RunAIError], None],
+        preload: str | None = None,
     ) -> None:
         self._ledger = ledger
         self._make_engine = make_engine
         self._on_fatal = on_fatal
+        self._preloaded = preload
         self._came = False  # the engine
         self._thread = threading.Thread(target=self._run, name="runai-worker")
 
@@ -81,12 +83,30 @@ class Worker:
         self._came = True
         try:
             self._ledger.engine_came(engine)
+            self._preload(engine)
             while self._wait(engine):
                 self.turn(engine)
         except BaseException:
             self._close_broken(engine)
             raise
         engine.close()
+
+    def _preload(self, engine: Engine) -> None:
+        """Load what is to be there before anybody asks; where that fails, who asks is told why."""
+        if self._preloaded is None:
+            return
+        self._ledger.set_loading(self._preloaded or "the default model")
+        try:
+            engine.preload(self._preloaded)
+        except DeviceLost:
+            raise
+        except RunAIError as error:
+            log.error("%s cannot be preloaded: %s", self._preloaded or "The default model", error)
+        except BaseException:  # (as in `admit`: the loop lives on)
+            log.exception("Preloading failed.")
+        finally:
+            self._ledger.set_loaded()
+        self._ledger.timed(engine.take_timings())
 
     def _close_broken(self, engine: Engine) -> None:
         try:
@@ -134,7 +154,7 @@ class Worker:
         try:
             cold = not engine.is_warm(job.request)
             if cold:
-                self._ledger.set_loading(job, engine.model_of(job.request))
+                self._ledger.set_loading(engine.model_of(job.request), job)
             engine.admit(job.key, job.request)
         except DeviceLost:
             raise

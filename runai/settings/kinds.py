@@ -50,6 +50,12 @@ def matching(pattern: str, allowed: str, word: str) -> Kind:
     return Kind(read, allowed, word)
 
 
+def _read_text(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError
+    return text
+
+
 def _read_switch(text: str) -> bool:
     return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
         text.lower()
@@ -123,6 +129,7 @@ DEVICE = matching(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:N, 
 DTYPE = matching("auto|fp32|fp16|bf16", "one of auto, fp32, fp16, bf16", "DTYPE")
 MISSING = matching("error|warn", "one of error, warn", "error|warn")
 LOG_FORMAT = matching("human|json", "one of human, json", "human|json")
+MODEL = Kind(_read_text, "a name from `runai models`, or default", "MODEL")
 LEVEL = matching("debug|info|warning|error", "one of debug, info, warning, error", "LEVEL")
 
 

@@ -17,6 +17,7 @@ from runai.settings.kinds import (
     LEVEL,
     LOG_FORMAT,
     MISSING,
+    MODEL,
     SECONDS,
     SOME_SECONDS,
     SWITCH,
@@ -102,6 +103,9 @@ class Settings:
         30.0,
         SECONDS,
         "what a client whose connection broke may take to come back; 0: nothing is kept",
+    )
+    preload: str | None = _row(
+        None, MODEL, "a model to load at the start, before anybody asks; default: the default one"
     )
     device: str = _row("auto", DEVICE, "what to draw on: auto, cpu, cuda, cuda:N or mps")
     dtype: str = _row("auto", DTYPE, "number format: auto, fp32, fp16 or bf16")

@@ -183,6 +183,10 @@ class ScriptedEngine:
             raise ModelNotFound(f"There is no model {request.model!r}.", field="model")
         return request.model
 
+    def preload(self, model: str) -> None:
+        self._break("preload")
+        self._load(self._model_of(TextToImage(id="preload", model=model)))
+
     def admit(self, key: str, request: GenerationRequest) -> None:
         self._note("admit", request.id)
         self._break("admit")
@@ -283,11 +287,11 @@ class ScriptedEngine:
     def _spend(self, stage: Stage, *keys: str) -> None:
         self._spent.append(Spent(stage, SECONDS[stage], keys))
 
-    def _load(self, model: str, key: str) -> None:
+    def _load(self, model: str, *keys: str) -> None:
         if model not in self._loaded:
             self.loading_gate.enter()
             self._note("load", model)
-            self._spend("load", key)
+            self._spend("load", *keys)
             self._loaded = [*self._loaded, model][-self.max_loaded :]
 
     def _begin(self, request: GenerationRequest, model: str) -> _Drawing:

@@ -14,10 +14,13 @@ one. An error shows on one of the two threads, whichever asks the kernel first, 
 sees an end of stream: so the session is parked in any case, and closed when both have ended and
 neither has met one.
 
-A stranger goes through three doors, all on the reader's thread: TLS, where the server speaks
-it; then the writer begins; then a `hello` with the token, where one is asked for. Until then it
-counts for nothing, and is neither greeted nor listened to. A client that is sent away, for a
-wrong token or because it kept the server waiting, is told why before the connection ends.
+A stranger goes through two doors, both on the reader's thread: TLS, where the server speaks it;
+then a `hello` with the token, where one is asked for. Until then it counts for nothing, has no
+writer, and is neither greeted nor listened to. Where there is no seat left
+(`full`) everybody is a stranger, for a moment: who comes back for what was left open, while the
+server may still take the broken connection for a client, is let in, and nobody else is. A client
+that is sent away, for a wrong token or because it kept the server waiting, is told why before
+the connection ends.
 
 The reader owns the writer and the socket: it starts and joins the one and closes the other.
 The two share the sans-I/O core, of which each uses one direction.
@@ -31,25 +34,14 @@ import logging
 import socket
 import threading
 import time
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
-from runai import __version__
 from runai.errors import NotOffered, RunAIError, TooManyConnections, Unauthorized
 from runai.jobs.service import Service
 from runai.schema import codec
-from runai.schema.dialects import Reply, Spoken, krita, native, reply_to, understand
-from runai.schema.events import (
-    TERMINAL,
-    Accepted,
-    Converted,
-    ErrorBody,
-    Event,
-    Failed,
-    HelloEvent,
-    Loading,
-    Preview,
-    Progress,
-)
+from runai.schema.dialects import Reply, Spoken, native, reply_to, understand
+from runai.schema.events import ErrorBody, Failed
 from runai.schema.requests import (
     Cancel,
     Command,
@@ -62,18 +54,18 @@ from runai.schema.requests import (
 from runai.streams.breaks import is_broken
 from runai.streams.plain import PlainStream, Stream
 from runai.transports.gate import Gate
-from runai.transports.naive import Pace, Straight, pace_for, set_nagle
+from runai.transports.last_words import last_words, linger
 from runai.transports.opening import Opening
 from runai.transports.options import SocketOptions
 from runai.transports.origin import Origin
 from runai.transports.patience import Patience
-from runai.transports.refusal import last_words, linger
+from runai.transports.writer import Writer
 from runai.wire import connection as wire
 
 STRANGER_BYTES = 64 * 1024  # a message of somebody who is not let in yet
+DECIDED_S = 1.0  # for who has no seat: what it may take to say that it comes back
 # read one after the other: while it is unpacked, a message takes several times its size
 ONE_LARGE, LARGE_BYTES = threading.Lock(), 2**20
-ON_THE_WAY = (Accepted, Loading, Progress, Preview)
 log = logging.getLogger(__name__)
 
 
@@ -94,7 +86,10 @@ class House(Protocol):
 
 
 class ClientConnection:
-    """A client that has a seat. `start` it once; `join` it after it `left` the house."""
+    """One client. `start` it once; `join` it after it `left` the house.
+
+    `full`: why it is sent away unless it comes back, since there is no seat; None: there is one.
+    """
 
     def __init__(
         self,
@@ -104,7 +99,11 @@ class ClientConnection:
         options: SocketOptions,
         gate: Gate,
         house: House,
+        full: TooManyConnections | None = None,
     ) -> None:
+        if full is not None:
+            wait_s = min(options.auth_timeout_s, DECIDED_S)
+            options = replace(options, auth_timeout_s=wait_s)
         self.origin = origin
         self._sock = sock
         self._stream: Stream = PlainStream(sock)
@@ -112,19 +111,30 @@ class ClientConnection:
         self._options = options
         self._gate = gate
         self._house = house
+        self._full = full
         self._asks_token = gate.asks_token and not origin.vouched
-        self.is_admitted = gate.is_open or origin.vouched
+        self._asks_first = self._asks_token or full is not None
+        self.is_admitted = (gate.is_open or origin.vouched) and full is None
         self._wire = wire.Connection(wire.Role.SERVER, options.packet_size, STRANGER_BYTES)
         self._opening = Opening()
-        self._patience = Patience(options, time.monotonic(), admitted=not self._asks_token)
+        self._patience = Patience(options, time.monotonic(), admitted=not self._asks_first)
         self._faults: list[int | None] = []
         self._has_left = False  # it said so, or ended its stream
-        self.is_leaving = False  # it was sent away, and holds no seat any more
+        self.has_seat = full is None
         self._ended = threading.Event()
         name = f"client-{sock.fileno()}"
         self._session = service.open_session(name, self.abort)
         self._reader = threading.Thread(target=self._read, name=f"runai-{name}-reader")
-        self._writer = threading.Thread(target=self._write, name=f"runai-{name}-writer")
+        self._writer = Writer(
+            sock,
+            self._session,
+            self._wire,
+            options.packet_size,
+            self._ended,
+            count_sent=functools.partial(service.counters.count, "sent_bytes"),
+            on_fault=self._cannot_write,
+            on_bug=self.abort,
+        )
 
     def start(self) -> None:
         """Raises TooManyConnections if there is no thread to be had."""
@@ -133,6 +143,8 @@ class ClientConnection:
         except RuntimeError:
             self._session.close()
             raise _no_thread() from None
+        if self._full is None:
+            self._service.counters.count("connections")
 
     def finish(self) -> None:
         """The server ends: answer what is open, and close when the client has read it."""
@@ -157,9 +169,8 @@ class ClientConnection:
     def _read(self) -> None:
         try:
             self._stream = self._gate.secured(self._sock, self._options.auth_timeout_s)
-            if not self._asks_token:
+            if not self._asks_first:
                 self._admit()
-            self._begin_writing()
             self._receive_until_end()
         except RunAIError as error:
             self._send_away(error)
@@ -168,18 +179,11 @@ class ClientConnection:
             self._faults.append(error.errno)
         finally:
             self._let_go()
-            if self._writer.ident is not None:
-                self._writer.join()
+            self._writer.join()
             if self._has_left or not is_broken(self._faults, is_here=self.origin.is_here):
                 self._session.close()
             self._stream.close()
             self._house.left(self)
-
-    def _begin_writing(self) -> None:
-        try:
-            self._writer.start()
-        except RuntimeError:
-            raise _no_thread() from None
 
     def _receive_until_end(self) -> None:
         """Until the client has left. Raises a RunAIError that it is to be sent away with."""
@@ -220,7 +224,8 @@ class ClientConnection:
             data = self._stream.recv(left) if left is None or left > 0 else None
             if data is not None:
                 return data
-            if not (self._patience.is_idle and self._session.is_busy):
+            waits_for_us = self._session.is_busy or self._service.is_converting
+            if not (self._patience.is_idle and waits_for_us):
                 raise self._patience.complaint()
             self._patience.rest(time.monotonic())
 
@@ -228,7 +233,7 @@ class ClientConnection:
         if isinstance(event, wire.CutShort):
             raise event.error
         if not self.is_admitted:
-            self._show_token(event)
+            self._come_in(event)
         if isinstance(event, wire.Message):
             self._hear(event.body)
         elif isinstance(event, wire.Cancel):
@@ -237,22 +242,36 @@ class ClientConnection:
             self._session.refused(event.error)
             self._refuse(event.error, {}, native.REPLY)
 
-    def _show_token(self, event: wire.WireEvent) -> None:
-        """Admit a stranger whose first message is a `hello` with the token, and no other."""
+    def _come_in(self, event: wire.WireEvent) -> None:
+        """Admit a stranger whose first message is a `hello` with what it takes, and no other."""
         message = codec.decode(event.body) if isinstance(event, wire.Message) else {}
         if message.get("type") != "hello":
-            raise Unauthorized("This server wants a token before anything else.")
+            raise self._full or Unauthorized("This server wants a token before anything else.")
         said = cast(Hello, codec.parse_command(message))
-        try:
-            self._gate.check(self.origin.name, said.token or "")
-        except Unauthorized:
-            log.warning("A wrong token came from %s.", self.origin.name)
-            self.is_leaving = True
-            self._ended.wait(self._gate.delay_s(self.origin.name))
-            raise
+        if self._asks_token:
+            self._check_token(said.token or "")
+        if self._full is not None and not self._service.may_resume(said.session):
+            raise self._full
         self._admit()
 
+    def _check_token(self, token: str) -> None:
+        try:
+            self._gate.check(self.origin.name, token)
+        except Unauthorized:
+            log.warning("A wrong token came from %s.", self.origin.name)
+            self.has_seat = False
+            self._ended.wait(self._gate.delay_s(self.origin.name))
+            raise
+
     def _admit(self) -> None:
+        try:
+            # who must be let in first cannot be the original plugin
+            self._writer.start(
+                self._stream, over_tcp=not self.origin.vouched, greets=not self._asks_first
+            )
+        except RuntimeError:
+            raise _no_thread() from None
+        self.has_seat = True
         self._patience.admit()
         self._wire.max_message_bytes = self._options.max_message_bytes
         if not self.is_admitted:
@@ -261,8 +280,12 @@ class ClientConnection:
 
     def _send_away(self, error: RunAIError) -> None:
         """Say why, if there is still somebody to hear it, and end."""
-        self._session.refused(error)
-        self.is_leaving = True
+        if self._full is not None and not self.is_admitted:
+            error = self._full  # whatever else there is to say
+            self._service.counters.count("connections_refused")
+        else:
+            self._session.refused(error)
+        self.has_seat = False
         if not self._is_client:  # few words, which fit what the system holds for it
             with contextlib.suppress(OSError):
                 self._stream.sendall(last_words(error, self._options.packet_size))
@@ -277,7 +300,7 @@ class ClientConnection:
     @property
     def _is_client(self) -> bool:
         """Whether it has come as far as saying something that a client may say."""
-        return self._writer.ident is not None and self.is_admitted and self._opening.is_known
+        return self._writer.has_begun and self._opening.is_known
 
     def _hear(self, body: bytes) -> None:
         message: dict[str, Any] = {}
@@ -334,56 +357,9 @@ class ClientConnection:
         failed = Failed(id=said, error=ErrorBody.of(error))
         self._session.post(failed, reply)
 
-    # The writer.
-
-    def _write(self) -> None:
-        try:
-            self._pace = self._first_pace()
-            if not self._asks_token:  # who must be let in first cannot be the original plugin
-                self._send(krita.greeting(__version__))
-            while (answer := self._session.take()) is not None:
-                event, reply = answer[0], cast(Reply, answer[1])
-                for body in self._bodies(event, reply):
-                    self._send(body)
-                if isinstance(event, HelloEvent):
-                    self._pace = self._proper_pace()
-            self._stream.end()
-        except OSError as error:
-            log.debug("%s cannot be written to any more: %s.", self._session.name, error)
-            self._faults.append(error.errno)
-            self._let_go()
-        except Exception:  # a fault of ours: a client that is cut off is better than one that waits
-            log.exception("An answer could not be written.")
-            self.abort()
-
-    def _first_pace(self) -> Pace:
-        """As a naive reader needs it, which there can only be over plain TCP."""
-        if isinstance(self._stream, PlainStream) and not self.origin.vouched:
-            return pace_for(self._sock, self._options.packet_size, self._ended)
-        return self._proper_pace()
-
-    def _proper_pace(self) -> Pace:
-        """For a client that reads the stream as one."""
-        if not self.origin.vouched:
-            set_nagle(self._sock, False)
-        return Straight(self._stream)
-
-    def _bodies(self, event: Event, reply: Reply) -> list[bytes]:
-        """The event for this client; one that cannot be written becomes a `failed`."""
-        try:
-            return reply.render(event)
-        except RunAIError as error:
-            log.error("An answer cannot be written.", exc_info=error)
-            if isinstance(event, ON_THE_WAY):
-                return []  # its request's last answer is still to come
-            asked = event.id if isinstance(event, (*TERMINAL, Converted)) else None
-            return reply.render(Failed(id=asked, error=ErrorBody.of(error)))
-
-    def _send(self, body: bytes) -> None:
-        self._wire.send_message(body)
-        pieces = self._wire.data_to_send()
-        self._pace.write(pieces)
-        self._service.counters.count("sent_bytes", sum(map(len, pieces)))
+    def _cannot_write(self, error: OSError) -> None:
+        self._faults.append(error.errno)
+        self._let_go()
 
 
 def _no_thread() -> TooManyConnections:

@@ -21,21 +21,20 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
-from runai.errors import RunAIError, TooManyConnections
+from runai.errors import RunAIError, TooManyConnections, Unauthorized
 from runai.jobs.service import Service
 from runai.transports import listener
 from runai.transports.connection import ClientConnection
 from runai.transports.gate import Gate
+from runai.transports.last_words import last_words
 from runai.transports.options import SocketOptions
 from runai.transports.origin import Origin, origin_of
-from runai.transports.refusal import Refusal, last_words
 from runai.transports.roll import Roll, StopReason
 
 __all__ = ["SocketOptions", "SocketServer", "StopReason"]
 
 PAUSE_S = 0.1
 log = logging.getLogger(__name__)
-Member = ClientConnection | Refusal
 
 
 class SocketServer:
@@ -53,6 +52,7 @@ class SocketServer:
         self._options = options
         self._gate = gate or Gate()
         self._stopping = False
+        self._starved = False  # there was nothing to take the last newcomer with
         self._woken, self._waker = socket.socketpair()
         for sock in (*listeners, self._woken, self._waker):
             sock.setblocking(False)
@@ -66,7 +66,7 @@ class SocketServer:
     def run(self) -> StopReason:
         """Serve on this thread until there is a reason to end; every thread is joined then."""
         wait_s = self._options.first_client_timeout_s
-        self._roll: Roll[Member] = Roll(
+        self._roll: Roll[ClientConnection] = Roll(
             keep_alive=self._options.keep_alive,
             idle_exit_s=self._options.idle_exit_s,
             first_client_by=None if wait_s is None else time.monotonic() + wait_s,
@@ -124,9 +124,12 @@ class SocketServer:
         except (BlockingIOError, ConnectionAbortedError):  # it left before it was taken
             return
         except OSError as error:  # no file descriptors or memory left for one more, say
-            log.warning("A client could not be taken: %s.", error.strerror)
+            if not self._starved:
+                log.warning("Clients cannot be taken, for now: %s.", error.strerror)
+            self._starved = True
             time.sleep(PAUSE_S)  # it waits in the kernel, which would wake us at once again
             return
+        self._starved = False
         try:
             sock.setblocking(True)
             self._options.keepalive.watch(sock)
@@ -137,48 +140,42 @@ class SocketServer:
     def _seat(self, sock: socket.socket) -> None:
         try:
             origin = origin_of(sock)
-            self._check_seats(origin)
-        except RunAIError as error:
-            self._turn_away(sock, error)
+        except Unauthorized as error:
+            self._leave_at_once(sock, error)
+            return
+        full = self._lack_of_seats(origin)
+        if full is not None and len(self._roll.present()) >= 2 * self._options.max_connections:
+            self._service.counters.count("connections_refused")
+            sock.close()  # there are too many even to be told
             return
         connection = ClientConnection(
-            sock, origin, self._service, self._options, self._gate, house=self
+            sock, origin, self._service, self._options, self._gate, house=self, full=full
         )
         self._roll.enter(connection, counts=connection.is_admitted)
         try:
             connection.start()
-            self._service.counters.count("connections")
         except TooManyConnections as error:
-            self._service.counters.count("connections_refused")
             self._roll.withdraw(connection)
-            with contextlib.suppress(OSError):  # there is no thread to wait for it
-                sock.send(last_words(error, self._options.packet_size), socket.MSG_DONTWAIT)
-            sock.close()
+            self._leave_at_once(sock, error)
 
-    def _check_seats(self, origin: Origin) -> None:
-        """Raises TooManyConnections when there is none for a client from there."""
-        seated = [m for m in self._roll.present() if isinstance(m, ClientConnection)]
-        taken = [m.origin for m in seated if not m.is_leaving]
+    def _leave_at_once(self, sock: socket.socket, error: RunAIError) -> None:
+        """Where there can be no thread to wait until the client has read why."""
+        self._service.counters.count("connections_refused")
+        with contextlib.suppress(OSError):
+            sock.send(last_words(error, self._options.packet_size), socket.MSG_DONTWAIT)
+        sock.close()
+
+    def _lack_of_seats(self, origin: Origin) -> TooManyConnections | None:
+        """Why there is no seat for a client from there; None: there is one."""
+        taken = [member.origin for member in self._roll.present() if member.has_seat]
         most, most_of_one = self._options.max_connections, self._options.max_connections_per_peer
         if len(taken) >= most:
-            raise TooManyConnections(f"{len(taken)} clients are connected, which is all there may.")
-        if taken.count(origin) >= most_of_one:
-            raise TooManyConnections(
-                f"{most_of_one} clients from {origin.name} are connected, as many as may be."
-            )
-
-    def _turn_away(self, sock: socket.socket, error: RunAIError) -> None:
-        self._service.counters.count("connections_refused")
-        if len(self._roll.present()) >= 2 * self._options.max_connections:
-            sock.close()  # even those being refused are too many
-            return
-        refusal = Refusal(sock, error, self._options.packet_size, self._gate, self.left)
-        self._roll.enter(refusal, counts=False)
-        try:
-            refusal.start()
-        except RuntimeError:  # there is not even a thread for that
-            self._roll.withdraw(refusal)
-            sock.close()
+            said = f"{len(taken)} clients are connected, which is all there may."
+        elif taken.count(origin) >= most_of_one:
+            said = f"{most_of_one} clients from {origin.name} are connected, as many as may be."
+        else:
+            return None
+        return TooManyConnections(said)
 
     # What connections tell, on their own threads.
 
@@ -190,8 +187,8 @@ class SocketServer:
         self._roll.observe(connection)
         self._wake()
 
-    def left(self, member: Member) -> None:
-        self._roll.leave(member)
+    def left(self, connection: ClientConnection) -> None:
+        self._roll.leave(connection)
         self._wake()
 
     def _close(self) -> None:

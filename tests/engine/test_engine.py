@@ -280,6 +280,14 @@ def test_a_model_is_loaded_on_first_use_and_kept(fresh: TorchEngine) -> None:
     assert [m.name for m in fresh.models() if m.default] == ["v1/plain", "v2/velocity"]
 
 
+def test_a_model_can_be_loaded_before_anybody_asks(fresh: TorchEngine) -> None:
+    fresh.preload("v2/velocity")
+    fresh.preload("")
+    assert all(fresh.is_warm(make_request(model=name)) for name in ("v2/velocity", ""))
+    with pytest.raises(ModelNotFound):
+        fresh.preload("none of this name")
+
+
 def test_a_model_that_is_replaced_on_disk_by_another_format_is_loaded_anew(
     models: Path, tmp_path: Path
 ) -> None:

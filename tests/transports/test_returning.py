@@ -168,6 +168,54 @@ def test_a_connection_that_seems_alive_is_ended_when_its_client_comes_back(serve
         assert new.receive_type(*LAST)["type"] == "completed"
 
 
+def test_who_comes_back_finds_its_own_seat_taken_by_itself(serve: Serve) -> None:
+    running, old = drawing(serve, max_connections=1)
+    new, hello = come(running)  # the server has not noticed that the old one is gone
+    with old, new:
+        assert hello["open"] == ["a"]
+        running.engine.gate.open()
+        assert new.receive_type(*LAST)["type"] == "completed"
+
+
+@elsewhere
+@pytest.mark.parametrize("keys", [Keys(), Keys(token=TOKEN)])
+def test_who_comes_back_is_let_in_where_another_has_taken_its_seat(
+    serve: Serve, keys: Keys
+) -> None:
+    token = {"token": keys.token} if keys.token else {}
+    running, old = drawing(serve, max_connections=1)
+    running.gate.change(keys)
+    old.kill()
+    while running.service.expire() is None:  # until it is waited for
+        pass
+    other, _ = come(running, session=SECRET[::-1], **token)
+    again, hello = come(running, **token)
+    with other, again:
+        assert hello["open"] == ["a"]
+        running.engine.gate.open()
+        assert again.receive_type(*LAST)["type"] == "completed"
+        confirm(again, "a")
+        assert again.ask(generate("b"))["type"] == "completed"
+
+
+@pytest.mark.parametrize("hello", [{"session": SECRET[::-1]}, {}, {"session": None}])
+def test_who_is_not_waited_for_gets_no_seat_where_there_is_none(serve: Serve, hello: Json) -> None:
+    running, client = drawing(serve, max_connections=1)
+    with client, running.client() as other:
+        other.send({"type": "hello", **hello})
+        assert other.receive_type("failed", "hello")["error"]["code"] == "too_many_connections"
+
+
+def test_a_secret_gets_no_seat_without_the_token(serve: Serve) -> None:
+    running, client = drawing(serve, max_connections=1)
+    running.gate.change(Keys(token=TOKEN))
+    with client, running.client() as thief:
+        thief.send({"type": "hello", "session": SECRET, "token": "a wrong one"})
+        assert thief.receive_type("failed", "hello")["type"] == "failed"
+        running.engine.gate.open()
+        assert client.receive_type(*LAST)["type"] == "completed"
+
+
 def test_of_many_that_come_back_at_the_same_time_the_last_one_has_it(serve: Serve) -> None:
     running, first = drawing(serve)
     last: list[str] = []

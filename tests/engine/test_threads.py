@@ -1,0 +1,43 @@
+"""How many threads a processor draws with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from drawn import draw
+
+from runai.engine.catalogue import Catalogue
+from runai.engine.devices import choose
+from runai.engine.engine import TorchEngine
+from runai.engine.loading import load
+from runai.engine.threads import SMALL_PARAMETERS, Threads
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_small_network_is_drawn_with_one_thread(engine: TorchEngine) -> None:
+    torch.set_num_threads(2)
+    draw(engine)
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(("parameters", "threads"), [(-1, 1), (0, 2)])
+def test_a_network_of_full_size_is_drawn_with_all(
+    models: Path, parameters: int, threads: int
+) -> None:
+    torch.set_num_threads(2)
+    chosen = Threads()
+    torch.set_num_threads(1)
+    entry = Catalogue([models]).find("v1/plain", "v1")
+    model = load(entry, choose("cpu", "fp32"), [models])
+    vars(model)["unet_parameters"] = SMALL_PARAMETERS + parameters
+    chosen.set_for(model)
+    assert torch.get_num_threads() == threads

@@ -50,11 +50,12 @@ EVENT_TYPES = tuple(cls.model_fields["type"].default for cls in get_args(get_arg
 # validation errors that the value has no part in
 NOTHING_CAME = ("missing", "union_tag_not_found", "union_tag_invalid")
 MAX_FIELDS = 100
-MAX_VALUES = 100_000  # commas and brackets in prompts are counted too
+MAX_VALUES = 100_000  # counted by commas and brackets
+MOST_QUOTES = 4 * MAX_VALUES  # a key and a text each
 MAX_DIGITS = 100
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
-_NO_MARKS = bytes(set(range(256)) - set(b'"[]{}'))
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _IDS: TypeAdapter[str] = TypeAdapter(RequestId)
 _COMMANDS: dict[str, TypeAdapter[Any]] = {
     "hello": TypeAdapter(Hello),
@@ -72,9 +73,10 @@ def decode(body: bytes, max_depth: int = Limits.max_json_depth) -> dict[str, Any
 
     Parsing holds everybody up, and takes long for many small values, not for a few large ones.
     """
-    if sum(map(body.count, (b",", b"[", b"]", b"{", b"}"))) > MAX_VALUES:
+    outside = _outside_texts(body)
+    if outside is None or sum(map(outside.count, (b",", b"[", b"]", b"{", b"}"))) > MAX_VALUES:
         raise InvalidJSON(f"The message has more than {MAX_VALUES} values.")
-    depth = _depth(body, max_depth)
+    depth = _depth(outside, max_depth)
     if depth > max_depth:
         raise TooDeep(f"The message is nested {depth} deep; at most {max_depth} are read.")
     try:
@@ -86,16 +88,42 @@ def decode(body: bytes, max_depth: int = Limits.max_json_depth) -> dict[str, Any
     return message
 
 
-def _depth(body: bytes, enough: int) -> int:
+def _outside_texts(body: bytes) -> bytes | None:
+    """All that stands outside of texts; None where there are too many quotes.
+
+    Nearly all of a large message is a few long texts, and only `find` goes through them. In what
+    is no JSON a parser gets as far as these are texts for it, too.
+    """
+    outside: list[bytes] = []
+    begun, at, inside = 0, 0, False
+    for _ in range(MOST_QUOTES):
+        quote = body.find(b'"', at)
+        if quote < 0:
+            return b"".join(outside if inside else [*outside, body[begun:]])
+        if not inside:
+            outside.append(body[begun:quote])
+            inside = True
+        elif not _is_escaped(body, quote, at):
+            begun, inside = quote + 1, False
+        at = quote + 1
+    return None
+
+
+def _is_escaped(body: bytes, quote: int, since: int) -> bool:
+    """Whether an odd number of backslashes stands before it; none of them before `since`."""
+    if body[quote - 1 : quote] != b"\\":
+        return False
+    before = body[since:quote]
+    return (len(before) - len(before.rstrip(b"\\"))) % 2 == 1
+
+
+def _depth(outside: bytes, enough: int) -> int:
     """How deeply a parser would go, at most; looked at closely if it may be more than `enough`."""
-    opened = body.count(b"[") + body.count(b"{")
+    opened = outside.count(b"[") + outside.count(b"{")
     if opened <= enough:
         return opened
-    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # between two quotes that have no bracket between them nothing is in or out of a text
-    marks = plain.translate(None, _NO_MARKS).replace(b'""', b"")
-    outside = b"".join(marks.split(b'"')[::2])
-    return max(accumulate(1 if mark in b"[{" else -1 for mark in outside), default=0)
+    brackets = outside.translate(None, _NO_BRACKETS)
+    return max(accumulate(1 if mark in b"[{" else -1 for mark in brackets), default=0)
 
 
 def _number(text: str) -> int:
@@ -121,7 +149,8 @@ def encode(message: BaseModel) -> bytes:
     Raises RunAIError for one that JSON cannot hold: with half a surrogate pair, say.
     """
     try:
-        return message.model_dump_json(exclude_none=True).encode("utf-8")
+        # (`model_dump_json` would make a text of these bytes)
+        return message.__pydantic_serializer__.to_json(message, exclude_none=True)
     except PydanticSerializationError as error:
         raise RunAIError(f"The message cannot be written: {shortened(str(error))}.") from error
 

@@ -6,10 +6,10 @@ not read out of strings (dialects do that for clients that send them so).
 
 from __future__ import annotations
 
-import base64
 import binascii
 from typing import Annotated, Any
 
+import pybase64
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -39,7 +39,7 @@ def decode_base64(value: Any) -> Any:
     if value.startswith("data:"):
         value = value.partition(",")[2]
     try:
-        data = base64.b64decode(value, validate=True)
+        data = pybase64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
         raise ValueError("not base64 text") from None
     if not data:
@@ -48,7 +48,7 @@ def decode_base64(value: Any) -> Any:
 
 
 def _encode_base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+    return pybase64.b64encode_as_string(data)
 
 
 ImageData = Annotated[

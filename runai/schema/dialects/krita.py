@@ -12,12 +12,13 @@ are changed. An error names the plugin's own key.
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import pybase64
 
 from runai.errors import InvalidField, NotOffered, UnknownAction
 from runai.schema import codec
@@ -170,7 +171,7 @@ class KritaReply:
         return event.model_copy(update={"error": event.error.model_copy(update={"field": field})})
 
     def _image(self, png: bytes) -> bytes:
-        image = base64.b64encode(png).decode("ascii")
+        image = pybase64.b64encode_as_string(png)
         return _body(image=image, reqtype=self.reqtype, pos_x=self.pos_x, pos_y=self.pos_y)
 
     def _progress(self, step: int, total: int) -> bytes:

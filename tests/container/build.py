@@ -34,8 +34,7 @@ mount -t tmpfs tmpfs "$root/tmp"
 mount --bind /dev "$root/dev"
 mount -t proc proc "$root/proc"
 python3 -c "$UP"
-exec setpriv --reuid 1000 --regid 1000 --clear-groups --no-new-privs --bounding-set=-all \\
-    chroot "$root" "$@"
+exec setpriv --no-new-privs chroot --userspec 1000:1000 --groups= "$root" "$@"
 """
 UP = (
     "import fcntl,socket,struct;"

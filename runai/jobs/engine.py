@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from runai.schema.events import Holdings, JobEvent, Memory, ModelInfo, Unusable
+from runai.schema.events import CallTime, Holdings, JobEvent, Memory, ModelInfo, Unusable
 from runai.schema.requests import GenerationRequest
 from runai.schema.stages import Spent
 
@@ -84,6 +84,10 @@ class Engine(Protocol):
 
     def newest_memory(self) -> Memory | None:
         """How the newest request was fitted into memory. Any thread."""
+        ...
+
+    def call_times(self) -> Sequence[CallTime]:
+        """How long the newest kind of UNet call takes, as far as measured. Any thread."""
         ...
 
     def close(self) -> None:

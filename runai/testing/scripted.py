@@ -30,6 +30,7 @@ from PIL import Image
 
 from runai.errors import ModelNotFound, RunAIError
 from runai.schema.events import (
+    CallTime,
     Completed,
     ErrorBody,
     Failed,
@@ -226,6 +227,10 @@ class ScriptedEngine:
     def newest_memory(self) -> Memory | None:
         self._break("newest_memory")
         return None
+
+    def call_times(self) -> Sequence[CallTime]:
+        self._break("call_times")
+        return []
 
     def take_timings(self) -> Sequence[Spent]:
         spent, self._spent = self._spent, []

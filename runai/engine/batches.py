@@ -1,8 +1,8 @@
 """Who shares the next UNet call, of those who could: as many as pay for it (`pace`).
 
-A request that is drawn alone has its pictures together by a rule that knows no clock: or the same
-request would not give the same bytes each time. In company, where batch-mates change the last
-bits in any case, the times of the calls decide; a number that the user gave decides always.
+A request that nobody could share with has its pictures together by a rule that knows no clock: or
+the same request would not give the same bytes each time. In company, where batch-mates change the
+last bits in any case, the times of the calls decide; a number that the user gave decides always.
 What is known of a network's calls goes with it.
 """
 
@@ -45,7 +45,7 @@ class Batches:
         return not self._max_batch and sum(s.rows for s in active) < self._most_rows
 
     def cut(self, ready: Sequence[Sample], *, alone: bool) -> Sequence[Sample]:
-        """The first of those who could share a call, one at least. `alone`: one request's."""
+        """The first of those who could share a call, one at least. `alone`: all are one request's."""
         if self._max_batch:
             return ready[: self._max_batch]
         if alone:
@@ -76,7 +76,7 @@ class Batches:
 
 
 def _together_alone(model: LoadedModel) -> int:
-    """How many pictures of one request share a call while nobody else draws.
+    """How many pictures of one request share a call where nobody else could.
 
     A processor is busy with one of a full-size UNet, and a cancel should not wait for many; a
     GPU, and small networks, gain.

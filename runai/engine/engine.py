@@ -170,7 +170,7 @@ class TorchEngine:
         ready = step_loop.choose(active)
         if not ready:
             return []
-        shared = self._batches.cut(ready, alone=len(self._drawings) == 1)
+        shared = self._batches.cut(ready, alone=len({active[s] for s in ready}) == 1)
         batch = self._fitting.within(shared, active[ready[0]].plan)
         self._turn += 1
         self._stopwatch.keys = tuple({active[s].key for s in batch})

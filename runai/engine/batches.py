@@ -45,7 +45,7 @@ class Batches:
         return not self._max_batch and sum(s.rows for s in active) < self._most_rows
 
     def cut(self, ready: Sequence[Sample], *, alone: bool) -> Sequence[Sample]:
-        """The first of those who could share a call, one at least. `alone`: all are one request's."""
+        """The first of those who could share a call, one at least. `alone`: of one request."""
         if self._max_batch:
             return ready[: self._max_batch]
         if alone:

@@ -145,7 +145,7 @@ class TorchEngine:
     # --- a request's life ------------------------------------------------------------
 
     @device_may_be_lost()
-    def admit(self, key: str, request: GenerationRequest) -> None:
+    def admit(self, key: str, request: GenerationRequest, owner: int = 0) -> None:
         """Start the samples of a request; see Engine.admit."""
         entry, notes = self._admission.resolve(request)
         checked = self._admission.check(request, entry)
@@ -158,7 +158,7 @@ class TorchEngine:
         )
         drawing.notes = (*notes, *drawing.notes)
         for sample in drawing.samples:
-            sample.last_turn = self._turn
+            sample.owner, sample.last_turn = owner, self._turn
         self._drawings[key] = drawing
         self._beside = self._held_beside()
 

@@ -62,7 +62,8 @@ class Sample:
     """One picture being made. `latents` are 1 × 4 × h × w, fp32 whatever the weights are.
 
     `estimate`: what the finished latents will be as far as can be told now, for previews.
-    `times`: the timesteps as numbers, which need not be read off the device any more.
+    `owner`: whose it is, as a number. `times`: the timesteps as numbers, which need not be read off
+    the device any more.
     """
 
     model: LoadedModel
@@ -78,6 +79,7 @@ class Sample:
     beside: torch.Tensor | None = None
     blend: Blend | None = None
     position: int = 0
+    owner: int = 0
     last_turn: int = 0
     wants_estimate: bool = False
     estimate: torch.Tensor | None = field(default=None, repr=False)

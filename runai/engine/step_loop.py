@@ -3,8 +3,9 @@
 Theory of operation. Samples may share a UNet call when it is the same model, latent size,
 token length and LoRA set; their step, step count, sampler, guidance, seed and owner do not
 matter, since everything but the network itself is done per sample: each has its own scheduler,
-generator and mask. A turn serves the group that has waited longest, and in it the samples that
-have, as many as `batches` and `fitting` let, so that nobody is starved whatever the mix.
+generator and mask. A turn serves the owner that has waited longest, and with theirs as many others
+of the same group as `batches` and `fitting` let: so nobody is starved whatever the mix, and who
+has much drawn takes no more turns from the others than who has little.
 
 Nothing here reads a number off the device: that would have the host wait until it has caught up.
 (Some of diffusers' schedulers do, which look a timestep up in a table: DDIM, DDPM, PNDM, LCM and
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -29,19 +31,22 @@ Key = tuple[int, tuple[int, ...], int, LoraSet]
 
 
 def choose(samples: Iterable[Sample]) -> list[Sample]:
-    """Who could share the next turn's call: the group with the longest wait, its longest waiting
-    first; of two who waited as long, who has done less.
+    """Who could share the next turn's call, in the order in which they should.
+
+    It is the turn of whose owner waits longest, then of what of theirs does; of two who waited as
+    long, of what is less advanced. Others join it in rounds: of each owner one, then a second.
     """
-    groups: dict[Key, list[Sample]] = {}
+    served: dict[int, int] = {}
+    samples = list(samples)
     for sample in samples:
-        groups.setdefault(key_of(sample), []).append(sample)
+        served[sample.owner] = max(served.get(sample.owner, 0), sample.last_turn)
+    groups: dict[Key, dict[int, list[Sample]]] = {}
+    for sample in sorted(samples, key=lambda s: (served[s.owner], s.last_turn, s.position)):
+        groups.setdefault(key_of(sample), {}).setdefault(sample.owner, []).append(sample)
     if not groups:
         return []
-    return sorted(min(groups.values(), key=lambda g: min(map(_served, g))), key=_served)
-
-
-def _served(sample: Sample) -> tuple[int, int]:
-    return sample.last_turn, sample.position
+    rounds = zip_longest(*next(iter(groups.values())).values())
+    return [sample for round_ in rounds for sample in round_ if sample is not None]
 
 
 def key_of(sample: Sample) -> Key:

@@ -30,8 +30,10 @@ class Engine(Protocol):
         """The name of the model a request will be drawn with; raises ModelNotFound."""
         ...
 
-    def admit(self, key: str, request: GenerationRequest) -> None:
+    def admit(self, key: str, request: GenerationRequest, owner: int = 0) -> None:
         """Take a request up: load its model if need be, encode its prompt and images.
+
+        Owners share what the engine can do evenly, however much each of them has drawn.
 
         Blocks as long as that takes. Raises a RunAIError if it cannot be drawn; then the
         request is not in the engine.

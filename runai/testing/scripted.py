@@ -184,7 +184,7 @@ class ScriptedEngine:
             raise ModelNotFound(f"There is no model {request.model!r}.", field="model")
         return request.model
 
-    def admit(self, key: str, request: GenerationRequest) -> None:
+    def admit(self, key: str, request: GenerationRequest, owner: int = 0) -> None:
         self._note("admit", request.id)
         self._break("admit")
         model = self._model_of(request)

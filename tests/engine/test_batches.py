@@ -142,9 +142,9 @@ def answered(session: Session) -> bool:
     return any(event is not None and isinstance(event[0], TERMINAL) for event in events)
 
 
-@pytest.mark.parametrize("max_batch", [8, 1])
-def test_a_flood_of_one_client_holds_another_up_for_a_bounded_number_of_calls(
-    fresh: Callable[..., TorchEngine], max_batch: int
+@pytest.mark.parametrize(("max_batch", "calls_until_answered"), [(8, 4), (2, 4), (1, 2 * 4)])
+def test_a_flood_of_one_client_takes_no_more_than_every_other_call_from_another(
+    fresh: Callable[..., TorchEngine], max_batch: int, calls_until_answered: int
 ) -> None:
     engine = fresh(max_batch=max_batch)
     desk = Desk(engine)
@@ -156,10 +156,8 @@ def test_a_flood_of_one_client_holds_another_up_for_a_bounded_number_of_calls(
     calls = Calls(held(engine).unet)
     while not answered(other):
         desk.turn()
-    active = batches.LEAST_ACTIVE
-    # at most until one of those who are being drawn is done, then its own, each in turn with theirs
-    assert len(calls.rows) <= (4 + 4) * active / max_batch
-    assert desk.service.status().queued >= 64 - 2 * active
+    assert len(calls.rows) <= calls_until_answered
+    assert desk.service.status().queued >= 64 - 2 * batches.LEAST_ACTIVE
 
 
 def test_after_a_cancel_there_is_no_call_but_the_one_that_runs(
@@ -176,6 +174,33 @@ def test_after_a_cancel_there_is_no_call_but_the_one_that_runs(
     desk.turn()
     assert len(calls.rows) == 1
     assert not engine.is_busy()
+
+
+def admitted(engine: TorchEngine, *owners: int, **fields: Any) -> None:
+    for number, owner in enumerate(owners):
+        engine.admit(f"{number} of {owner}", make_request(num_inference_steps=50, **fields), owner)
+
+
+def test_owners_take_turns_however_much_each_has_and_whatever_it_is(
+    fresh: Callable[..., TorchEngine],
+) -> None:
+    engine = fresh(max_batch=1)
+    admitted(engine, 1, 1, 1, 1, 2, 3)
+    admitted(engine, 2, width=128)
+    served = [[key[-1] for key, _ in engine.step()] for _ in range(30)]
+    assert [served.count([owner]) for owner in "123"] == [10, 10, 10]
+    engine.step()
+    turns = {key for _ in range(30) for key, _ in engine.step()}
+    assert len(turns) == 7, "and all that each of them has"
+
+
+def test_a_call_holds_one_of_each_owner_before_a_second_of_any(
+    fresh: Callable[..., TorchEngine],
+) -> None:
+    engine = fresh(max_batch=3)
+    admitted(engine, 1, 1, 1, 1, 2, 3)
+    for _ in range(10):
+        assert sorted(key[-1] for key, _ in engine.step()) == ["1", "2", "3"]
 
 
 # --- measuring ---------------------------------------------------------------------------

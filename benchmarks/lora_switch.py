@@ -15,17 +15,14 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from example import FOLDER, example_model
 from safetensors.torch import save_file
 from side_by_side import compare
 
-from runai.engine.archs import ARCHS
 from runai.engine.catalogue import Catalogue
 from runai.engine.loading import load
 from runai.engine.loras import LoraSet, LoraShelf
@@ -33,15 +30,6 @@ from runai.engine.model import LoadedModel
 from runai.schema.requests import Lora
 
 RANK = 16
-
-
-def example(full: bool) -> LoadedModel:
-    model = example_model()
-    if not full:
-        return model
-    config = {**ARCHS["sd1"].unet, "cross_attention_dim": model.unet.config.cross_attention_dim}
-    unet = UNet2DConditionModel.from_config(config).to(model.device, model.dtype).eval()
-    return replace(model, unet=unet)
 
 
 def write_loras(model: LoadedModel, folder: Path, count: int) -> list[str]:
@@ -99,7 +87,7 @@ def main() -> None:
     parser.add_argument("--size", type=int)
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
-    model = example(args.full)
+    model = example_model(full=args.full)
     side = (args.size or model.size) // 8
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)

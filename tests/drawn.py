@@ -52,6 +52,14 @@ def make_request(**fields: Any) -> Any:
     return parse_task(fields)
 
 
+class Calls:
+    """How many rows each call of a network has."""
+
+    def __init__(self, network: Any) -> None:
+        self.rows: list[int] = []
+        network.register_forward_pre_hook(lambda _, args: self.rows.append(len(args[0])))
+
+
 def run(engine: TorchEngine, requests: dict[str, Any]) -> dict[str, list[JobEvent]]:
     """Admit all, step until the engine is idle; the events by key."""
     events: dict[str, list[JobEvent]] = {key: [] for key in requests}

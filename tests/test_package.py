@@ -94,7 +94,9 @@ def test_the_sdist_is_the_tree(unpacked: Path) -> None:
     assert files_in(unpacked) == files_in(ROOT)
 
 
-def test_the_wheel_is_the_package_with_the_example_model_inside(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_is_the_package_with_the_example_model_and_the_benchmarks_inside(
+    wheel: zipfile.ZipFile,
+) -> None:
     tree = files_in(ROOT)
     package = {name for name in tree if name.startswith("runai/")}
     example = {
@@ -102,9 +104,10 @@ def test_the_wheel_is_the_package_with_the_example_model_inside(wheel: zipfile.Z
         for name in tree
         if name.startswith("models.example/") and "/training/" not in name
     }
-    assert len(package) > 100 and len(example) > 15
+    benchmarks = {f"runai/{name}" for name in tree if name.startswith("benchmarks/")}
+    assert len(package) > 100 and len(example) > 15 and len(benchmarks) > 15
     found = {name for name in wheel.namelist() if not name.startswith(INFO)}
-    assert found == package | example
+    assert found == package | example | benchmarks
 
 
 def test_the_wheel_suits_every_machine_and_brings_the_command_and_the_licence(

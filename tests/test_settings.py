@@ -64,6 +64,7 @@ def test_every_setting_can_be_given_everywhere(tmp_path: Path) -> None:
         "insecure": "1",
         "allow_convert": "yes",
         "log_level": "debug",
+        "prefer": "latency",
         "log_format": "json",
         "log_prompts": "yes",
         "nsfw_filter_missing": "warn",

@@ -1,7 +1,8 @@
 """The commands, and the composition root: the only room that knows all the others.
 
 `runai`, `runai serve` and `python -m runai` serve; `generate`, `models` and `status` are
-clients, `doctor` looks at the installation, `certificate` and `service` write files. One file per
+clients, `doctor` looks at the installation, `bench` measures, `certificate` and `service` write
+files. One file per
 command, each with `run(words, make_engine) -> exit code`; a command's file is imported when it is
 asked for, so that serving does not wait for the others' imports.
 An error ends as one line on stderr, never as a traceback. Decides nothing about drawing.
@@ -30,6 +31,7 @@ COMMANDS = {
     "doctor": "check the installation",
     "service": "have systemd start the server when somebody connects",
     "certificate": "make what it takes to share a server with other computers",
+    "bench": "measure what is claimed about speed, and draw it",
 }
 HELP = ("-h", "--help")  # without a command before it: what there is, on one screen
 

@@ -13,7 +13,18 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from runai.cli import certificate, convert, doctor, generate, get, models, serve, service, status
+from runai.cli import (
+    bench,
+    certificate,
+    convert,
+    doctor,
+    generate,
+    get,
+    models,
+    serve,
+    service,
+    status,
+)
 from runai.cli.exit_codes import MEANINGS, code_of
 from runai.cli.parser import Parser
 from runai.errors import RunAIError, all_errors
@@ -31,6 +42,7 @@ COMMAND_LINES: tuple[Callable[[], Parser], ...] = (
     doctor.command_line,
     service.command_line,
     certificate.command_line,
+    bench.command_line,
 )
 EVERYWHERE = ("help", "version", "config")  # options of every command
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 80
 USUAL = (
-    "host", "port", "model_base_path", "keep_alive", "idle_exit_s", "timeout", "device", "dtype",
+    "host", "port", "model_base_path", "keep_alive", "idle_exit_s", "device", "dtype",
     "max_memory", "token_file", "tls_cert", "tls_key",
 )  # fmt: skip
 CLAUSE = re.compile(r"(?=[;:] )")

@@ -53,6 +53,9 @@ def _lines(status: Status) -> Iterator[str]:
     yield from _memory(status.holdings)
     yield from _counted(status.counters)
     yield from _timed(status.timings)
+    if status.call_times:
+        each = (f"{call.rows} rows {seconds_text(call.seconds)}" for call in status.call_times)
+        yield f"calls    {', '.join(each)}"
 
 
 def _memory(holdings: Holdings) -> Iterator[str]:

@@ -160,6 +160,7 @@ def torch_engine(settings: Settings) -> Engine:
         device=settings.device,
         dtype=settings.dtype,
         max_batch=settings.max_batch or None,
+        prefer=settings.prefer,
         limits=limits(settings),
         example_path=example_path(),
         max_memory=settings.max_memory,

@@ -25,7 +25,7 @@ from runai.engine import footprint
 from runai.engine import plan as plans
 from runai.engine.catalogue import Entry
 from runai.engine.devices import Place
-from runai.engine.held import Held, release, weigh
+from runai.engine.held import Held, release
 from runai.engine.main_memory import available_memory
 from runai.engine.model import LoadedModel
 from runai.engine.offload import HOME, parts
@@ -109,7 +109,7 @@ class ModelCache:
         """
         element, fp16 = self._place.dtype.itemsize, self._place.dtype == torch.float16
         known, held = footprint.of(entry), self._held.get(entry)
-        weights = known.weights(element) if held is None else weigh(held.thing)
+        weights = known.weights(element) if held is None else held.weights
         if vae is not None:
             weights = replace(weights, vae=weights.vae + footprint.of_vae(vae) * element)
         work = known.work(request, element, fp16=fp16)
@@ -197,12 +197,13 @@ class ModelCache:
     def _keep(self, held: Held) -> None:
         self._held.pop(held.entry, None)
         held.used = self._clock()
-        held.count(self._place.device)
         self._held[held.entry] = held
+        self._count()
 
     def _count(self) -> None:
         for held in self._held.values():
-            held.count(self._place.device)  # parts come and go
+            if self._place.has_own_memory or not held.total:  # else nothing comes and goes
+                held.count(self._place.device)
 
     def _room(self, own: Collection[Entry], in_use: Collection[Entry]) -> Room:
         """All that could be had for a model: what is free, its own, and held but not in use."""

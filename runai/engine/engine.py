@@ -15,6 +15,7 @@ from pathlib import Path
 
 from runai.engine import loading, step_loop
 from runai.engine.admission import Admission
+from runai.engine.batches import Batches
 from runai.engine.cache import ModelCache
 from runai.engine.catalogue import Catalogue
 from runai.engine.devices import choose
@@ -22,6 +23,7 @@ from runai.engine.drawing import Drawing
 from runai.engine.faults import device_errors, device_may_be_lost
 from runai.engine.fitting import Fitting
 from runai.engine.loras import LoraShelf
+from runai.engine.pace import Prefer
 from runai.engine.pictures import Pictures
 from runai.engine.safety import Missing, SafetyFilter
 from runai.engine.starts import Sample
@@ -29,6 +31,7 @@ from runai.engine.stopwatch import Stopwatch
 from runai.engine.watermark import Watermark
 from runai.errors import DeviceLost, ModelError, OutOfMemory, RunAIError
 from runai.schema.events import (
+    CallTime,
     ErrorBody,
     Failed,
     Holdings,
@@ -41,7 +44,6 @@ from runai.schema.limits import Limits
 from runai.schema.requests import GenerationRequest, TextToImage
 from runai.schema.stages import Spent
 
-MAX_ACTIVE_SAMPLES = 8
 COUNTED_SAMPLES = 2  # of one request: one for many pictures must not keep all others out
 Outcome = tuple[str, JobEvent]
 
@@ -49,8 +51,8 @@ Outcome = tuple[str, JobEvent]
 class TorchEngine:
     """Draws with diffusers' networks. See `runai.jobs.engine.Engine` for the contract.
 
-    `max_batch`: samples per UNet call, None to choose by device and model size. `max_memory`,
-    `idle_unload_s`: see the settings.
+    `max_batch`: samples per UNet call, None to choose by measuring what `prefer` means.
+    `max_memory`, `idle_unload_s`: see the settings.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class TorchEngine:
         device: str = "auto",
         dtype: str = "auto",
         max_batch: int | None = None,
+        prefer: Prefer = "balanced",
         limits: Limits | None = None,
         example_path: Path | None = None,
         max_memory: int = 0,
@@ -69,7 +72,7 @@ class TorchEngine:
     ) -> None:
         bases = [model_base_path] if isinstance(model_base_path, Path) else list(model_base_path)
         place = choose(device, dtype)
-        self._max_batch = max_batch
+        self._batches = Batches(max_batch, prefer)
         self._stopwatch = Stopwatch()
         self._catalogue = Catalogue(bases, example_path)
         paths = self._catalogue.base_paths
@@ -119,6 +122,10 @@ class TorchEngine:
         plan = self._fitting.newest
         return None if plan is None else plan.as_event()
 
+    def call_times(self) -> Sequence[CallTime]:
+        """See Engine.call_times. Any thread."""
+        return self._batches.newest
+
     def model_of(self, request: GenerationRequest) -> str:
         return self._admission.resolve(request)[0].name
 
@@ -129,8 +136,8 @@ class TorchEngine:
             return True  # nothing will be loaded: the request fails at once
 
     def has_room(self) -> bool:
-        active = sum(min(len(d.unfinished), COUNTED_SAMPLES) for d in self._drawings.values())
-        return active < max(MAX_ACTIVE_SAMPLES, self._max_batch or 0)
+        counted = (d.unfinished[:COUNTED_SAMPLES] for d in self._drawings.values())
+        return self._batches.has_room([sample for samples in counted for sample in samples])
 
     def is_busy(self) -> bool:
         return bool(self._drawings)
@@ -146,7 +153,7 @@ class TorchEngine:
             self._fitting.load(request, entry)
 
     @device_may_be_lost()
-    def admit(self, key: str, request: GenerationRequest) -> None:
+    def admit(self, key: str, request: GenerationRequest, owner: int = 0) -> None:
         """Start the samples of a request; see Engine.admit."""
         entry, notes = self._admission.resolve(request)
         checked = self._admission.check(request, entry)
@@ -159,7 +166,7 @@ class TorchEngine:
         )
         drawing.notes = (*notes, *drawing.notes)
         for sample in drawing.samples:
-            sample.last_turn = self._turn
+            sample.owner, sample.last_turn = owner, self._turn
         self._drawings[key] = drawing
         self._beside = self._held_beside()
 
@@ -168,17 +175,19 @@ class TorchEngine:
         """One turn of the loop; see Engine.step. What idles meanwhile is let go of, too."""
         self.rest()
         active = {s: d for d in self._drawings.values() for s in d.unfinished}
-        ready = step_loop.choose(active, self._max_batch)
+        ready = step_loop.choose(active)
         if not ready:
             return []
-        batch = self._fitting.within(ready, active[ready[0]].plan)
+        shared = self._batches.cut(ready, alone=len({active[s] for s in ready}) == 1)
+        batch = self._fitting.within(shared, active[ready[0]].plan)
         self._turn += 1
         self._stopwatch.keys = tuple({active[s].key for s in batch})
         try:
             with self._stopwatch.time("step"), device_errors():
                 self._fitting.arrange(batch[0].model)
                 self._shelf.activate(batch[0].model, batch[0].loras)
-                step_loop.advance(batch, self._turn)
+                with self._batches.timed(batch):
+                    step_loop.advance(batch, self._turn)
         except OutOfMemory as error:
             return self._shrink(batch, active[batch[0]], error)
         except DeviceLost:

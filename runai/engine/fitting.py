@@ -25,14 +25,12 @@ from runai.engine.drawing import Drawing
 from runai.engine.faults import device_errors
 from runai.engine.model import LoadedModel
 from runai.engine.plan import Plan
-from runai.engine.starts import Sample
+from runai.engine.starts import Kind, Sample
 from runai.engine.threads import Threads
 from runai.errors import OutOfMemory
 from runai.schema.requests import GenerationRequest
 
 Start = Callable[[LoadedModel, Plan], Drawing]
-Size = tuple[tuple[int, ...], int, int]
-"""Of one sample in a UNet call: its latents' shape, its tokens, its LoRAs."""
 
 
 class Fitting:
@@ -43,7 +41,7 @@ class Fitting:
         self._drawings = drawings
         self._starting: frozenset[Entry] = frozenset()
         # samples a call may hold where a larger one ran out of memory; goes with its UNet
-        self._ceilings: WeakKeyDictionary[Any, dict[Size, int]] = WeakKeyDictionary()
+        self._ceilings: WeakKeyDictionary[Any, dict[Kind, int]] = WeakKeyDictionary()
         self._threads = Threads()
         self.newest: Plan | None = None
 
@@ -119,7 +117,7 @@ class Fitting:
 
         `plan`: of any of them.
         """
-        batch = batch[: self._ceilings.get(batch[0].model.unet, {}).get(_size(batch[0]))]
+        batch = batch[: self._ceilings.get(batch[0].model.unet, {}).get(batch[0].kind)]
         if plan.room.separate:
             return batch
         spare = self._cache.spare_bytes()
@@ -130,7 +128,7 @@ class Fitting:
     def halve(self, batch: Sequence[Sample]) -> None:
         """From now on half as many share a call, of those like these."""
         ceilings = self._ceilings.setdefault(batch[0].model.unet, {})
-        ceilings[_size(batch[0])] = len(batch) // 2
+        ceilings[batch[0].kind] = len(batch) // 2
 
     def step_down(self, drawing: Drawing, error: OutOfMemory) -> None:
         """Free what can be, and go on by the next plan; the second time OutOfMemory."""
@@ -139,10 +137,6 @@ class Fitting:
         self._cache.free(self.in_use())
         drawing.plan = self.newest = plans.lower(drawing.plan)
         drawing.stepped_down = True
-
-
-def _size(sample: Sample) -> Size:
-    return tuple(sample.latents.shape), sample.conditioning.tokens, len(sample.loras)
 
 
 def _bytes_of_call(batch: Sequence[Sample], plan: Plan) -> int:

@@ -17,6 +17,8 @@ from runai.engine.archs import Arch, Defaults
 from runai.engine.catalogue import Entry
 from runai.engine.devices import Place
 
+SMALL_PARAMETERS = 100_000_000  # of a UNet; Stable Diffusion 1 has 860 million
+
 
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
@@ -78,8 +80,9 @@ class LoadedModel:
         return int(self.unet.config.sample_size) * self.scale
 
     @cached_property
-    def unet_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.unet.parameters())
+    def is_small(self) -> bool:
+        """Whether drawing one picture leaves most devices, or a processor's threads, idle."""
+        return sum(p.numel() for p in self.unet.parameters()) < SMALL_PARAMETERS
 
     @property
     def scale(self) -> int:

@@ -30,6 +30,8 @@ from runai.schema.requests import GenerationRequest
 
 # what SDXL's refiner is told it draws, and what it is told to stay away from (of 10)
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
+Kind = tuple[tuple[int, ...], int, int]
+"""What a UNet call takes beside its rows depends on: the latents' shape, the tokens, the LoRAs."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Sample:
     """One picture being made. `latents` are 1 × 4 × h × w, fp32 whatever the weights are.
 
     `estimate`: what the finished latents will be as far as can be told now, for previews.
+    `owner`: whose it is, as a number. `times`: the timesteps as numbers, which need not be read off
+    the device any more.
     """
 
     model: LoadedModel
@@ -75,9 +79,14 @@ class Sample:
     beside: torch.Tensor | None = None
     blend: Blend | None = None
     position: int = 0
+    owner: int = 0
     last_turn: int = 0
     wants_estimate: bool = False
     estimate: torch.Tensor | None = field(default=None, repr=False)
+    times: list[float] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.times = self.timesteps.tolist()
 
     @property
     def done(self) -> bool:
@@ -96,6 +105,10 @@ class Sample:
     def rows(self) -> int:
         """How many rows of a UNet call it takes."""
         return len(self.guidance.rows)
+
+    @property
+    def kind(self) -> Kind:
+        return tuple(self.latents.shape), self.conditioning.tokens, len(self.loras)
 
 
 def start(

@@ -3,8 +3,13 @@
 Theory of operation. Samples may share a UNet call when it is the same model, latent size,
 token length and LoRA set; their step, step count, sampler, guidance, seed and owner do not
 matter, since everything but the network itself is done per sample: each has its own scheduler,
-generator and mask. A turn serves the group that has waited longest, and in it the samples that
-have, up to the batch limit, so that nobody is starved whatever the mix.
+generator and mask. A turn serves the owner that has waited longest, and with theirs as many others
+of the same group as `batches` and `fitting` let: so nobody is starved whatever the mix, and who
+has much drawn takes no more turns from the others than who has little.
+
+Nothing here reads a number off the device: that would have the host wait until it has caught up.
+(Some of diffusers' schedulers do, which look a timestep up in a table: DDIM, DDPM, PNDM, LCM and
+TCD at every step, all others at their first if they were not told where to begin.)
 
 How many rows of the call a sample takes depends on its guidance (`guidance`): one to three.
 """
@@ -13,44 +18,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
 
 from runai.engine.loras import LoraSet
-from runai.engine.model import LoadedModel
 from runai.engine.prompts import Text
 from runai.engine.starts import Sample, Told
 
 Key = tuple[int, tuple[int, ...], int, LoraSet]
-_LARGE_PARAMETERS = 100_000_000
 
 
-def batch_limit(model: LoadedModel, max_batch: int | None) -> int:
-    """How many samples may share a call.
+def choose(samples: Iterable[Sample]) -> list[Sample]:
+    """Who could share the next turn's call, in the order in which they should.
 
-    A processor gains nothing from batching a full-size UNet (it is busy with one), and a
-    shorter turn lets cancels and newcomers in sooner; a GPU, and small networks, do gain.
+    It is the turn of whose owner waits longest, then of what of theirs does; of two who waited as
+    long, of what is less advanced. Others join it in rounds: of each owner one, then a second.
     """
-    if max_batch:
-        return max_batch
-    large = sum(p.numel() for p in model.unet.parameters()) > _LARGE_PARAMETERS
-    return 2 if large and model.device.type == "cpu" else 8
-
-
-def choose(samples: Iterable[Sample], max_batch: int | None = None) -> list[Sample]:
-    """The batch of the next turn: the group with the longest wait, its longest waiting first.
-
-    Knows of no memory: see `fitting`.
-    """
-    groups: dict[Key, list[Sample]] = {}
+    served: dict[int, int] = {}
+    samples = list(samples)
     for sample in samples:
-        groups.setdefault(key_of(sample), []).append(sample)
+        served[sample.owner] = max(served.get(sample.owner, 0), sample.last_turn)
+    groups: dict[Key, dict[int, list[Sample]]] = {}
+    for sample in sorted(samples, key=lambda s: (served[s.owner], s.last_turn, s.position)):
+        groups.setdefault(key_of(sample), {}).setdefault(sample.owner, []).append(sample)
     if not groups:
         return []
-    group = min(groups.values(), key=lambda g: min(s.last_turn for s in g))
-    group.sort(key=lambda s: s.last_turn)
-    return group[: batch_limit(group[0].model, max_batch)]
+    rounds = zip_longest(*next(iter(groups.values())).values())
+    return [sample for round_ in rounds for sample in round_ if sample is not None]
 
 
 def key_of(sample: Sample) -> Key:
@@ -143,7 +139,7 @@ def _estimate(sample: Sample, given: torch.Tensor, said: torch.Tensor) -> torch.
     √ᾱ · picture + √(1-ᾱ) · noise.
     """
     alphas = sample.scheduler.alphas_cumprod
-    index = int(sample.timestep.round().clamp(0, len(alphas) - 1))
+    index = min(max(round(sample.times[sample.position]), 0), len(alphas) - 1)
     signal, noise = float(alphas[index]) ** 0.5, float(1 - alphas[index]) ** 0.5
     return _FINISHED[sample.scheduler.config.prediction_type](given, said, signal, noise)
 

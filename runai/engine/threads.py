@@ -12,8 +12,6 @@ import torch
 
 from runai.engine.model import LoadedModel
 
-SMALL_PARAMETERS = 100_000_000  # of a UNet; Stable Diffusion 1 has 860 million
-
 
 class Threads:
     """Made before anybody changes what torch, or OMP_NUM_THREADS, has chosen: that is all."""
@@ -24,6 +22,6 @@ class Threads:
     def set_for(self, model: LoadedModel) -> None:
         """From now on torch computes with as many threads as are good for this model."""
         if model.device.type == "cpu":
-            wanted = 1 if model.unet_parameters < SMALL_PARAMETERS else self._all
+            wanted = 1 if model.is_small else self._all
             if torch.get_num_threads() != wanted:
                 torch.set_num_threads(wanted)

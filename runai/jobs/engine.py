@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from runai.schema.events import Holdings, JobEvent, Memory, ModelInfo, Unusable
+from runai.schema.events import CallTime, Holdings, JobEvent, Memory, ModelInfo, Unusable
 from runai.schema.requests import GenerationRequest
 from runai.schema.stages import Spent
 
@@ -37,8 +37,10 @@ class Engine(Protocol):
         """
         ...
 
-    def admit(self, key: str, request: GenerationRequest) -> None:
+    def admit(self, key: str, request: GenerationRequest, owner: int = 0) -> None:
         """Take a request up: load its model if need be, encode its prompt and images.
+
+        Owners share what the engine can do evenly, however much each of them has drawn.
 
         Blocks as long as that takes. Raises a RunAIError if it cannot be drawn; then the
         request is not in the engine.
@@ -91,6 +93,10 @@ class Engine(Protocol):
 
     def newest_memory(self) -> Memory | None:
         """How the newest request was fitted into memory. Any thread."""
+        ...
+
+    def call_times(self) -> Sequence[CallTime]:
+        """How long the newest kind of UNet call takes, as far as measured. Any thread."""
         ...
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from runai.errors import DuplicateId, QueueFull, RunAIError, ServerStopping
@@ -194,13 +194,22 @@ class Ledger:
             return True
         return any(not self.outboxes[client].is_behind for client in self.queue.clients)
 
-    def _drawable(self) -> list[Job]:
-        """Who waits, in the fair order, without clients that do not read what they have.
+    def _newcomers(self) -> Iterable[Job]:
+        """The first jobs of those who have none running, while those who have hold two each on an
+        average: so a flood that came first keeps nobody out, and what runs at most doubles.
+        """
+        served = {job.client for job in self.running.values()}
+        if 2 * len(served) > len(self.running):
+            return []
+        return (job for job in self.queue.firsts if job.client not in served)
+
+    def _drawable(self, jobs: Iterable[Job]) -> list[Job]:
+        """Of those who wait, in the fair order, without clients that do not read what they have.
 
         Of thousands the first ones are enough to choose from; everybody waits meanwhile.
         """
         behind = {client for client in self.queue.clients if self.outboxes[client].is_behind}
-        drawable = (job for job in self.queue if job.client not in behind)
+        drawable = (job for job in jobs if job.client not in behind)
         return list(itertools.islice(drawable, LOOK_AHEAD))
 
     def take_answer(self, outbox: Outbox) -> Answer:
@@ -270,11 +279,17 @@ class Ledger:
             dropped, self._to_drop = self._to_drop, []
             return dropped
 
-    def take_next(self, is_warm: Callable[[Job], bool]) -> Job | None:
-        """The next job to run, marked as running; None if none waits."""
+    def take_next(
+        self, is_warm: Callable[[Job], bool], *, newcomers_only: bool = False
+    ) -> Job | None:
+        """The next job to run, marked as running; None if none waits.
+
+        `newcomers_only`: there is no room but for who has nothing running while others have much.
+        """
         while True:
             with self.lock:
-                order = self._drawable()
+                jobs = self._newcomers() if newcomers_only else self.queue
+                order = self._drawable(jobs)
             if not order:
                 return None
             job = choose(order, is_warm)

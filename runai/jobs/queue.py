@@ -48,6 +48,11 @@ class FairQueue:
         """The numbers of those who have a job here."""
         return iter(self._lanes)
 
+    @property
+    def firsts(self) -> Iterator[Job]:
+        """Of each of them the first job, in rotation."""
+        return (lane[0] for lane in self._lanes.values())
+
     def push(self, job: Job) -> None:
         self._lanes.setdefault(job.client, []).append(job)
         self._count += 1

@@ -153,6 +153,7 @@ class Service:
             memory=engine.newest_memory() if engine is not None else None,
             holdings=engine.holdings() if engine is not None else Holdings(),
             timings=timings,
+            call_times=list(engine.call_times()) if engine is not None else [],
             counters=self.counters.as_event(),
             uptime_s=time.monotonic() - self._started,
         )

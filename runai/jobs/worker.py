@@ -3,7 +3,8 @@
 Theory of operation. Each turn of the loop: wait until there is something to do (on a
 condition; idling costs nothing: an engine that wants to let go of something later says when
 it is to be called for that); clear out what was canceled; take jobs up while the engine has
-room; do one step; write what came of it into the ledger. After a job that failed to start or
+room, and past that who has nothing in it beside others who have much; do one step; write what
+came of it into the ledger. After a job that failed to start or
 that had to load its model, a step is done before the next is taken up, so nobody's picture
 waits for more than one of those.
 
@@ -141,9 +142,8 @@ class Worker:
     def _next(self, engine: Engine) -> Job | None:
         self._drop_canceled(engine)
         # an idle engine is always offered a job: nothing else could make room
-        if engine.is_busy() and not engine.has_room():
-            return None
-        return self._ledger.take_next(lambda job: _is_warm(engine, job))
+        is_full = engine.is_busy() and not engine.has_room()
+        return self._ledger.take_next(lambda job: _is_warm(engine, job), newcomers_only=is_full)
 
     def _drop_canceled(self, engine: Engine) -> None:
         for key in self._ledger.take_dropped():
@@ -155,7 +155,7 @@ class Worker:
             cold = not engine.is_warm(job.request)
             if cold:
                 self._ledger.set_loading(engine.model_of(job.request), job)
-            engine.admit(job.key, job.request)
+            engine.admit(job.key, job.request, job.client)
         except DeviceLost:
             raise
         except BaseException as error:  # noqa: BLE001 (the job failed; the loop lives on)

@@ -251,6 +251,13 @@ class StageTimings(Model):
     p95_s: float = Field(description="19 of 20 took at most so long, to 5 %")
 
 
+class CallTime(Model):
+    """How long a UNet call takes. A picture takes one row of it, guided two, edited three."""
+
+    rows: int
+    seconds: float = Field(description="the median of the newest such calls")
+
+
 class Counters(Model):
     """What there was since the server started. Each accepted request ends as one of three."""
 
@@ -280,6 +287,7 @@ class Status(Model):
     memory: Memory | None = Field(None, description="the plan in force for the newest request")
     holdings: Holdings = Field(default_factory=Holdings, description="what is in memory")
     timings: list[StageTimings] = Field([], description="of each stage there was anything of yet")
+    call_times: list[CallTime] = Field([], description="of the newest kind of UNet call")
     counters: Counters = Field(default_factory=Counters, description="since the start")
     uptime_s: float
 

@@ -127,6 +127,9 @@ UNIX = Kind(
 FILE = Kind(_read_file, "a file that is there", "FILE")
 DEVICE = matching(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:N, mps", "DEVICE")
 DTYPE = matching("auto|fp32|fp16|bf16", "one of auto, fp32, fp16, bf16", "DTYPE")
+PREFER = matching(
+    "balanced|throughput|latency", "one of balanced, throughput, latency", "PREFERENCE"
+)
 MISSING = matching("error|warn", "one of error, warn", "error|warn")
 LOG_FORMAT = matching("human|json", "one of human, json", "human|json")
 MODEL = Kind(_read_text, "a name from `runai models`, or default", "MODEL")

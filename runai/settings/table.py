@@ -18,6 +18,7 @@ from runai.settings.kinds import (
     LOG_FORMAT,
     MISSING,
     MODEL,
+    PREFER,
     SECONDS,
     SOME_SECONDS,
     SWITCH,
@@ -109,7 +110,10 @@ class Settings:
     )
     device: str = _row("auto", DEVICE, "what to draw on: auto, cpu, cuda, cuda:N or mps")
     dtype: str = _row("auto", DTYPE, "number format: auto, fp32, fp16 or bf16")
-    max_batch: int = _row(0, whole(0, 64), "pictures drawn in one batch; 0: chosen by the device")
+    max_batch: int = _row(0, whole(0, 64), "pictures drawn in one batch; 0: see --prefer")
+    prefer: Literal["balanced", "throughput", "latency"] = _row(
+        "balanced", PREFER, "what measured batches are for: balanced, throughput or latency"
+    )
     max_memory: int = _row(
         0, whole(0, word="BYTES"), "most memory for models and drawing; 0: all there is"
     )

@@ -30,6 +30,7 @@ from PIL import Image
 
 from runai.errors import ModelNotFound, RunAIError
 from runai.schema.events import (
+    CallTime,
     Completed,
     ErrorBody,
     Failed,
@@ -187,7 +188,7 @@ class ScriptedEngine:
         self._break("preload")
         self._load(self._model_of(TextToImage(id="preload", model=model)))
 
-    def admit(self, key: str, request: GenerationRequest) -> None:
+    def admit(self, key: str, request: GenerationRequest, owner: int = 0) -> None:
         self._note("admit", request.id)
         self._break("admit")
         model = self._model_of(request)
@@ -230,6 +231,10 @@ class ScriptedEngine:
     def newest_memory(self) -> Memory | None:
         self._break("newest_memory")
         return None
+
+    def call_times(self) -> Sequence[CallTime]:
+        self._break("call_times")
+        return []
 
     def take_timings(self) -> Sequence[Spent]:
         spent, self._spent = self._spent, []

@@ -34,11 +34,11 @@ class Recording(ScriptedEngine):
         self._failure = failure
         self._after_steps = after_steps
 
-    def admit(self, key: str, request: Any) -> None:
+    def admit(self, key: str, request: Any, owner: int = 0) -> None:
         self.asked.append(request)
         if self._failure is not None:
             self.faults = {request.id: Fault(self._failure, self._after_steps)}
-        super().admit(key, request)
+        super().admit(key, request, owner)
 
 
 def picture(path: Path, mode: str = "RGB", side: int = 64) -> str:

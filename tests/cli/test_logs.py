@@ -48,7 +48,7 @@ def fail():
     raise ValueError(MARK)
 
 class Engine(ScriptedEngine):
-    def admit(self, key, request):
+    def admit(self, key, request, owner=0):
         if request.id == "chained":
             try:
                 fail()
@@ -61,7 +61,7 @@ class Engine(ScriptedEngine):
             thread.start()
             thread.join()
             Relapse()
-        super().admit(key, request)
+        super().admit(key, request, owner)
 
     def step(self):
         stuck = any(d.request.id in ("twice", "left") for d in self._drawings.values())

@@ -26,6 +26,7 @@ NOT_RUN = {
     r"runai models get .*": "uses the network; test_readme.py reads its options",
     r"runai models convert \S+\.ckpt .*": "takes torch; test_readme.py runs it in its own process",
     r"runai models convert .*": "takes a model of full size; test_readme.py reads what it says",
+    r"runai bench .*": "takes minutes; test_bench.py runs it with programs that take none",
     r"runai doctor": "draws with a real model; with --quick it is run",
 }
 # what is run in the place of a command

@@ -34,6 +34,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine(models: Path) -> Iterator[TorchEngine]:
     from runai.engine.engine import TorchEngine
 
-    engine = TorchEngine(models, device="cpu", dtype="fp32")
+    # a fixed batch: what is measured differs from run to run
+    engine = TorchEngine(models, device="cpu", dtype="fp32", max_batch=8)
     yield engine
     engine.close()

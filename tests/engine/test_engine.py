@@ -32,7 +32,7 @@ from runai.schema.limits import Limits
 @pytest.fixture
 def fresh(models: Path) -> Iterator[TorchEngine]:
     """An engine of its own, with nothing loaded."""
-    engine = TorchEngine(models, device="cpu", dtype="fp32")
+    engine = TorchEngine(models, device="cpu", dtype="fp32", max_batch=8)
     yield engine
     engine.close()
 

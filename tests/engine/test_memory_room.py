@@ -16,7 +16,7 @@ import lora_files
 import pytest
 import tiny
 import torch
-from drawn import as_base64, draw, held, last, make_request, photo, pixels, run
+from drawn import Calls, as_base64, draw, held, last, make_request, photo, pixels, run
 from safetensors.torch import save_file
 
 from runai.engine.devices import Place
@@ -44,17 +44,9 @@ def base(models: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def engine(base: Path) -> Iterator[TorchEngine]:
-    engine = TorchEngine(base, device="cpu", dtype="fp32")
+    engine = TorchEngine(base, device="cpu", dtype="fp32", max_batch=8)
     yield engine
     engine.close()
-
-
-class Calls:
-    """How many rows each call of a UNet has."""
-
-    def __init__(self, unet: Any) -> None:
-        self.rows: list[int] = []
-        unet.register_forward_pre_hook(lambda _, args: self.rows.append(len(args[0])))
 
 
 def finish(engine: TorchEngine) -> dict[str, Any]:

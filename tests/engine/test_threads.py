@@ -13,7 +13,7 @@ from runai.engine.catalogue import Catalogue
 from runai.engine.devices import choose
 from runai.engine.engine import TorchEngine
 from runai.engine.loading import load
-from runai.engine.threads import SMALL_PARAMETERS, Threads
+from runai.engine.threads import Threads
 
 
 @pytest.fixture(autouse=True)
@@ -29,15 +29,15 @@ def test_a_small_network_is_drawn_with_one_thread(engine: TorchEngine) -> None:
     assert torch.get_num_threads() == 1
 
 
-@pytest.mark.parametrize(("parameters", "threads"), [(-1, 1), (0, 2)])
+@pytest.mark.parametrize(("is_small", "threads"), [(True, 1), (False, 2)])
 def test_a_network_of_full_size_is_drawn_with_all(
-    models: Path, parameters: int, threads: int
+    models: Path, is_small: bool, threads: int
 ) -> None:
     torch.set_num_threads(2)
     chosen = Threads()
     torch.set_num_threads(1)
     entry = Catalogue([models]).find("v1/plain", "v1")
     model = load(entry, choose("cpu", "fp32"), [models])
-    vars(model)["unet_parameters"] = SMALL_PARAMETERS + parameters
+    vars(model)["is_small"] = is_small
     chosen.set_for(model)
     assert torch.get_num_threads() == threads

@@ -1,0 +1,68 @@
+"""One client asks for much: others are let in beside it, up to twice what there is room for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from runai.jobs.service import Service
+from runai.jobs.session import Session
+from runai.testing.scripted import ScriptedEngine
+from tests.jobs.asking import ask
+
+Serve = Callable[..., Service]
+CAPACITY = 4
+
+
+class Flooded:
+    """A service that draws as many as it has room for, all of one client, and more wait."""
+
+    def __init__(self, serve: Serve, capacity: int = CAPACITY) -> None:
+        self.engine = ScriptedEngine(capacity=capacity)
+        self.engine.gate.close()
+        self.service = serve(self.engine)
+        self._ask(self.service.open_session(), "flood", 3 * CAPACITY)
+        self.turn()
+
+    def _ask(self, session: Session, name: str, times: int) -> None:
+        for number in range(times):
+            session.submit(ask(f"{name}{number}", num_inference_steps=50))
+
+    def come(self, *names: str, times: int = 1) -> None:
+        for name in names:
+            self._ask(self.service.open_session(), name, times)
+
+    def turn(self, times: int = 1) -> None:
+        """So many turns of the worker: what waited before them has been seen."""
+        for _ in range(times):
+            self.engine.gate.wait_until_reached()
+            self.engine.gate.let_pass()
+        self.engine.gate.wait_until_reached()
+
+    @property
+    def drawn(self) -> list[str]:
+        """The last step's requests, in the order in which they were taken up."""
+        return self.engine.requests("step")[-1].split(",")
+
+
+def test_who_has_nothing_is_let_in_beside_a_flood(serve: Serve) -> None:
+    flooded = Flooded(serve)
+    flooded.turn(2)
+    before = flooded.drawn
+    assert before == [f"flood{number}" for number in range(CAPACITY)]
+    flooded.come("a", times=5)
+    flooded.turn(3)
+    assert flooded.drawn == [*before, "a0"], "and with one request only"
+
+
+def test_no_more_are_let_in_than_there_is_room_for_twice(serve: Serve) -> None:
+    flooded = Flooded(serve)
+    flooded.come(*"abcdefgh")
+    flooded.turn(3)
+    assert flooded.drawn[CAPACITY:] == ["a0", "b0", "c0"], "each in the place of another's second"
+
+
+def test_nobody_is_let_in_where_each_has_one(serve: Serve) -> None:
+    flooded = Flooded(serve, capacity=1)
+    flooded.come("a", "b")
+    flooded.turn(3)
+    assert flooded.drawn == ["flood0"]

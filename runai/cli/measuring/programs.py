@@ -50,6 +50,7 @@ def _full(*words: str) -> tuple[str, ...]:
 PROGRAMS: dict[str, Program] = {
     "start": Program("from exec to listening, and to the first picture", ("start.py",)),
     "step": Program("a step, against a loop written by hand", ("step_cost.py",)),
+    "wire": Program("packets and pictures in JSON, in memory and over loopback", ("wire.py",)),
     "prompts": Program("a prompt that is known, against encoding it", ("prompt_cache.py",)),
     "loras": Program("steps with LoRAs, and changing sets", ("lora_switch.py",)),
     "models": Program("changing to a model in memory", ("model_switch.py",)),

@@ -19,6 +19,7 @@ from diffusers import DDPMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
 from runai.engine.archs import Defaults
+from runai.engine.backends import Networks, torch_networks
 from runai.engine.canvas import Canvas
 from runai.engine.geometry import Extent
 from runai.engine.guidance import Guidance, Scales, embedding, kind_for
@@ -59,10 +60,12 @@ class Told:
 class Sample:
     """One picture being made. `latents` are 1 × 4 × h × w, fp32 whatever the weights are.
 
-    `estimate`: what the finished latents will be as far as can be told now, for previews.
+    `networks`: who computes the model's. `estimate`: what the finished latents will be as far as
+    can be told now, for previews.
     """
 
     model: LoadedModel
+    networks: Networks
     conditioning: Conditioning
     guidance: Guidance
     scales: Scales
@@ -117,6 +120,7 @@ def start(
         timesteps = _shorten(scheduler, steps, steps_drawn(request, model.arch, choices))
     sample = Sample(
         model=model,
+        networks=torch_networks(model),
         conditioning=conditioning,
         guidance=kind_for(model, conditioning.guided),
         scales=Scales(choices.guidance_scale, request.image_guidance_scale),

@@ -121,6 +121,7 @@ UNIX = Kind(
 FILE = Kind(_read_file, "a file that is there", "FILE")
 DEVICE = matching(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:N, mps", "DEVICE")
 DTYPE = matching("auto|fp32|fp16|bf16", "one of auto, fp32, fp16, bf16", "DTYPE")
+BACKEND = matching("auto|torch|openvino", "one of auto, torch, openvino", "BACKEND")
 MISSING = matching("error|warn", "one of error, warn", "error|warn")
 LOG_FORMAT = matching("human|json", "one of human, json", "human|json")
 LEVEL = matching("debug|info|warning|error", "one of debug, info, warning, error", "LEVEL")

@@ -167,6 +167,7 @@ def torch_engine(settings: Settings) -> Engine:
         idle_unload_s=settings.idle_unload_s,
         nsfw_filter_missing=settings.nsfw_filter_missing,
         watermark_missing=settings.watermark_missing,
+        backend=settings.backend,
     )
 
 

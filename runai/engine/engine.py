@@ -15,13 +15,14 @@ from pathlib import Path
 
 from runai.engine import loading, step_loop
 from runai.engine.admission import Admission
+from runai.engine.backends.choice import Backends, Wanted
 from runai.engine.batches import Batches
 from runai.engine.cache import ModelCache
-from runai.engine.catalogue import Catalogue
+from runai.engine.catalogue import Catalogue, Entry
 from runai.engine.devices import choose
 from runai.engine.drawing import Drawing
 from runai.engine.faults import device_errors, device_may_be_lost
-from runai.engine.fitting import Fitting
+from runai.engine.fitting import Fitting, Start
 from runai.engine.loras import LoraShelf
 from runai.engine.pace import Prefer
 from runai.engine.pictures import Pictures
@@ -52,7 +53,7 @@ class TorchEngine:
     """Draws with diffusers' networks. See `runai.jobs.engine.Engine` for the contract.
 
     `max_batch`: samples per UNet call, None to choose by measuring what `prefer` means.
-    `max_memory`, `idle_unload_s`: see the settings.
+    `max_memory`, `idle_unload_s`, `backend`: see the settings.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class TorchEngine:
         idle_unload_s: float = 0.0,
         nsfw_filter_missing: Missing = "error",
         watermark_missing: Missing = "error",
+        backend: Wanted = "auto",
     ) -> None:
         bases = [model_base_path] if isinstance(model_base_path, Path) else list(model_base_path)
         place = choose(device, dtype)
@@ -84,6 +86,7 @@ class TorchEngine:
             max_bytes=max_memory,
             beside=lambda: sum(self._held_beside().values()),
         )
+        self._backends = Backends(backend, place, self._cache.spare_bytes)
         self._idle_unload_s = idle_unload_s
         self._drawings: dict[str, Drawing] = {}
         self._beside: dict[str, int] = {}  # as last counted
@@ -115,7 +118,12 @@ class TorchEngine:
     def holdings(self) -> Holdings:
         """What is in memory, and how much more could be. Any thread."""
         held = self._cache.holdings(self._fitting.in_use())
-        return held.model_copy(update=self._beside)
+        by_openvino = self._backends.names
+        loaded = [
+            one.model_copy(update={"backend": "openvino"}) if one.name in by_openvino else one
+            for one in held.loaded
+        ]
+        return held.model_copy(update={**self._beside, "loaded": loaded})
 
     def newest_memory(self) -> Memory | None:
         """How the newest request was fitted into memory. Any thread."""
@@ -158,15 +166,16 @@ class TorchEngine:
         entry, notes = self._admission.resolve(request)
         checked = self._admission.check(request, entry)
         self._stopwatch.keys, timed = (key,), self._stopwatch.time("encode")
-        drawing = self._fitting.begin(
+        drawing = self._begin(
             request,
             entry,
-            self._admission.vae_of(request, entry),
             timed(lambda model, plan: self._admission.begin(key, request, checked, model, plan)),
         )
         drawing.notes = (*notes, *drawing.notes)
+        first = drawing.samples[0]
+        networks = self._backends.networks(drawing.model, drawing.plan, first.loras)
         for sample in drawing.samples:
-            sample.owner, sample.last_turn = owner, self._turn
+            sample.owner, sample.last_turn, sample.networks = owner, self._turn, networks
         self._drawings[key] = drawing
         self._beside = self._held_beside()
 
@@ -215,16 +224,28 @@ class TorchEngine:
 
     @device_may_be_lost()
     def close(self) -> None:
+        self._backends.stop()
         self._drawings.clear()
         self._cache.clear()
         self._catalogue.close()
 
     # --- within ----------------------------------------------------------------------
 
+    def _begin(self, request: GenerationRequest, entry: Entry, start: Start) -> Drawing:
+        """Once more without OpenVINO's copies of networks, where memory is short by them."""
+        vae = self._admission.vae_of(request, entry)
+        try:
+            return self._fitting.begin(request, entry, vae, start)
+        except OutOfMemory:
+            if not self._backends.let_go():
+                raise
+        return self._fitting.begin(request, entry, vae, start)
+
     def _held_beside(self) -> dict[str, int]:
         """Bytes on the device that are not the cache's, as `Holdings` calls them."""
         return {
             "lora_bytes": self._shelf.byte_size,
+            "backend_bytes": self._backends.byte_size,
             "filter_bytes": self._filter.byte_size,
             "prompt_cache_bytes": self._admission.prompt_cache_bytes,
         }

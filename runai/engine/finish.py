@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from PIL import Image
 
+from runai.engine.backends import Decoder, torch_networks
 from runai.engine.images import Picture, write_small_png
 from runai.engine.model import LoadedModel
 from runai.engine.plan import TILE
@@ -25,17 +26,26 @@ _LEVELS = (0, 127, 255)
 
 
 @torch.inference_mode()
-def decode(model: LoadedModel, latents: torch.Tensor, *, tiled: bool = False) -> Picture:
-    """The RGB picture of latents 1 × 4 × h × w. Raises NotFinite.
+def decode(
+    model: LoadedModel,
+    latents: torch.Tensor,
+    *,
+    decoder: Decoder | None = None,
+    tiled: bool = False,
+) -> Picture:
+    """The RGB picture of latents 1 × 4 × h × w, by torch if no decoder is given. Raises NotFinite.
+
+    In tiles, and in fp32 instead of another format, torch alone decodes.
 
     A VAE in half precision can leave the range of its numbers. What comes out then is not
     finite, or is clipped to black: that is decoded again in fp32, whose answer counts.
     """
+    by_torch = torch_networks(model).decoder
     with vae_ready(model, tiled=tiled):
-        pixels = _decoded(model, latents)
+        pixels = _decoded(model, latents, by_torch if tiled else decoder or by_torch)
     if model.vae.dtype != torch.float32 and _is_spoiled(pixels):
         with vae_ready(model, tiled=tiled, precise=True):
-            pixels = _decoded(model, latents)
+            pixels = _decoded(model, latents, by_torch)
     if not bool(torch.isfinite(pixels).all()):
         raise NotFinite(f"{model.name} produced numbers that are no picture, in {model.dtype}.")
     picture: Picture = model.images.postprocess(pixels, output_type="pil")[0]
@@ -75,11 +85,9 @@ def _needs_fp32(model: LoadedModel) -> bool:
     return bool(forced and model.vae.dtype == torch.float16)
 
 
-def _decoded(model: LoadedModel, latents: torch.Tensor) -> torch.Tensor:
+def _decoded(model: LoadedModel, latents: torch.Tensor, decoder: Decoder) -> torch.Tensor:
     """Pixels from -1 to 1, roughly; fp32."""
-    scaled: Any = model.unscaled(latents).to(model.vae.dtype)
-    pixels: torch.Tensor = model.vae.decode(scaled, return_dict=False)[0].float()
-    return pixels
+    return decoder(model.unscaled(latents))
 
 
 def _is_spoiled(pixels: torch.Tensor) -> bool:

@@ -60,7 +60,9 @@ class Pictures:
         model, plan = drawing.model, drawing.plan
         with self._stopwatch.time("decode"):
             self._fitting.arrange(model)
-            picture = finish.decode(model, drawing.samples[index].latents, tiled=plan.tiled)
+            sample = drawing.samples[index]
+            decoder = sample.networks.decoder
+            picture = finish.decode(model, sample.latents, decoder=decoder, tiled=plan.tiled)
         with self._stopwatch.time("png"):
             self._finish(drawing, index, picture)
 

@@ -19,6 +19,7 @@ from diffusers import DDPMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
 from runai.engine.archs import Defaults
+from runai.engine.backends import Networks, torch_networks
 from runai.engine.canvas import Canvas
 from runai.engine.geometry import Extent
 from runai.engine.guidance import Guidance, Scales, embedding, kind_for
@@ -30,8 +31,9 @@ from runai.schema.requests import GenerationRequest
 
 # what SDXL's refiner is told it draws, and what it is told to stay away from (of 10)
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
-Kind = tuple[tuple[int, ...], int, int]
-"""What a UNet call takes beside its rows depends on: the latents' shape, the tokens, the LoRAs."""
+Kind = tuple[tuple[int, ...], int, int, str]
+"""What a UNet call takes beside its rows depends on: the latents' shape, the tokens, the number of
+LoRAs, the backend."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,13 @@ class Told:
 class Sample:
     """One picture being made. `latents` are 1 × 4 × h × w, fp32 whatever the weights are.
 
-    `estimate`: what the finished latents will be as far as can be told now, for previews.
-    `owner`: whose it is, as a number. `times`: the timesteps as numbers, which need not be read off
-    the device any more.
+    `networks`: who computes the model's. `estimate`: what the finished latents will be as far as
+    can be told now, for previews. `owner`: whose it is, as a number. `times`: the timesteps as
+    numbers, which need not be read off the device any more.
     """
 
     model: LoadedModel
+    networks: Networks
     conditioning: Conditioning
     guidance: Guidance
     scales: Scales
@@ -108,7 +111,8 @@ class Sample:
 
     @property
     def kind(self) -> Kind:
-        return tuple(self.latents.shape), self.conditioning.tokens, len(self.loras)
+        backend = self.networks.denoiser.backend
+        return tuple(self.latents.shape), self.conditioning.tokens, len(self.loras), backend
 
 
 def start(
@@ -130,6 +134,7 @@ def start(
         timesteps = _shorten(scheduler, steps, steps_drawn(request, model.arch, choices))
     sample = Sample(
         model=model,
+        networks=torch_networks(model),
         conditioning=conditioning,
         guidance=kind_for(model, conditioning.guided),
         scales=Scales(choices.guidance_scale, request.image_guidance_scale),

@@ -1,7 +1,7 @@
 """One turn of the loop: a batch of samples, one UNet call, one step for each.
 
 Theory of operation. Samples may share a UNet call when it is the same model, latent size,
-token length and LoRA set; their step, step count, sampler, guidance, seed and owner do not
+token length, LoRA set and backend; their step, step count, sampler, guidance, seed and owner do not
 matter, since everything but the network itself is done per sample: each has its own scheduler,
 generator and mask. A turn serves the owner that has waited longest, and with theirs as many others
 of the same group as `batches` and `fitting` let: so nobody is starved whatever the mix, and who
@@ -27,7 +27,7 @@ from runai.engine.loras import LoraSet
 from runai.engine.prompts import Text
 from runai.engine.starts import Sample, Told
 
-Key = tuple[int, tuple[int, ...], int, LoraSet]
+Key = tuple[int, tuple[int, ...], int, LoraSet, str]
 
 
 def choose(samples: Iterable[Sample]) -> list[Sample]:
@@ -52,7 +52,8 @@ def choose(samples: Iterable[Sample]) -> list[Sample]:
 def key_of(sample: Sample) -> Key:
     """What samples must have in common to share a call."""
     shape = tuple(sample.latents.shape)
-    return id(sample.model.unet), shape, sample.conditioning.tokens, sample.loras
+    backend = sample.networks.denoiser.backend
+    return id(sample.model.unet), shape, sample.conditioning.tokens, sample.loras, backend
 
 
 @torch.inference_mode()
@@ -72,13 +73,12 @@ def _predict(batch: Sequence[Sample], inputs: Sequence[torch.Tensor]) -> list[to
     rows = [
         row for sample, given in zip(batch, inputs, strict=True) for row in _rows(sample, given)
     ]
-    said = model.unet(
-        torch.cat([row.latents for row in rows]).to(model.dtype),
-        torch.stack([row.timestep.float() for row in rows]).to(model.device),
-        encoder_hidden_states=torch.cat([row.text.embedding for row in rows]),
-        **_told(rows, model.dtype),
-        return_dict=False,
-    )[0].float()
+    said = batch[0].networks.denoiser(
+        torch.cat([row.latents for row in rows]),
+        torch.stack([row.timestep.float() for row in rows]),
+        torch.cat([row.text.embedding for row in rows]),
+        _told(rows, model.dtype),
+    )
     parts = said.split([sample.rows for sample in batch])
     return [
         sample.guidance.combine(part.split(1), sample.scales)

@@ -214,6 +214,9 @@ class Models(Model):
     unusable: list[Unusable] = Field([], description="what lies there and cannot be used")
 
 
+Backend = Literal["torch", "openvino"]
+
+
 class Loaded(Model):
     """Something in memory."""
 
@@ -223,6 +226,7 @@ class Loaded(Model):
     plan: MemoryPlan | None = Field(
         None, description="of a model: the plan that is in force for it"
     )
+    backend: Backend = Field("torch", description="what draws pictures that begin now")
     in_use: bool = Field(False, description="drawn with now, so it is kept in any case")
     idle_s: float = Field(0.0, description="since it was last drawn with")
 
@@ -235,6 +239,7 @@ class Holdings(Model):
     free_bytes: int = Field(0, description="what the device could still take")
     max_bytes: int = Field(0, description="for all of this; 0: what the machine has")
     lora_bytes: int = Field(0, description="of LoRAs, which go with their models at the latest")
+    backend_bytes: int = Field(0, description="of networks as OpenVINO has them, by estimate")
     filter_bytes: int = Field(0, description="of the NSFW filter, which stays once it was used")
     prompt_cache_bytes: int = Field(0, description="of encoded prompts, kept for the next time")
 

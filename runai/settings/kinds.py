@@ -130,6 +130,7 @@ DTYPE = matching("auto|fp32|fp16|bf16", "one of auto, fp32, fp16, bf16", "DTYPE"
 PREFER = matching(
     "balanced|throughput|latency", "one of balanced, throughput, latency", "PREFERENCE"
 )
+BACKEND = matching("auto|torch|openvino", "one of auto, torch, openvino", "BACKEND")
 MISSING = matching("error|warn", "one of error, warn", "error|warn")
 LOG_FORMAT = matching("human|json", "one of human, json", "human|json")
 MODEL = Kind(_read_text, "a name from `runai models`, or default", "MODEL")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from runai.errors import InvalidSetting
 from runai.settings.kinds import (
+    BACKEND,
     DEVICE,
     DTYPE,
     FILE,
@@ -110,6 +111,9 @@ class Settings:
     )
     device: str = _row("auto", DEVICE, "what to draw on: auto, cpu, cuda, cuda:N or mps")
     dtype: str = _row("auto", DTYPE, "number format: auto, fp32, fp16 or bf16")
+    backend: Literal["auto", "torch", "openvino"] = _row(
+        "auto", BACKEND, "what computes on a processor: torch, openvino, or auto, the faster one"
+    )
     max_batch: int = _row(0, whole(0, 64), "pictures drawn in one batch; 0: see --prefer")
     prefer: Literal["balanced", "throughput", "latency"] = _row(
         "balanced", PREFER, "what measured batches are for: balanced, throughput or latency"

@@ -1,0 +1,183 @@
+"""Which backend draws a picture, decided when it is admitted.
+
+Theory of operation. `auto`: when a large model is first drawn with, OpenVINO's form of its UNet
+and of its decoder is made in the background, where there is room, while torch draws. Once it is
+there it has to prove itself (`trial`), else it is let go of. Pictures that are admitted from then
+on are drawn by it. `openvino`: it is made before the first picture, and draws all it can.
+
+What it cannot do, torch does: pictures with LoRAs, decoding in tiles, numbers that the processor
+does not compute in, and networks that `graph` has no word for.
+
+Rules: what is made goes with the network it was made of, and holds no name for it. One thread,
+but for `names`; what the background works on is a Future.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from runai.engine.backends.interface import Networks
+from runai.engine.backends.torch_backend import torch_networks
+from runai.engine.backends.trial import SAME, Trial, Verdict
+from runai.engine.devices import Place
+from runai.engine.loras import LoraSet
+from runai.engine.model import LoadedModel
+from runai.engine.plan import Plan
+from runai.errors import DependencyMissing, InvalidSetting
+
+log = logging.getLogger(__name__)
+Wanted = Literal["auto", "torch", "openvino"]
+# what OpenVINO's form takes, as a multiple of torch's weights: as measured with Stable Diffusion
+# 1.5, in bf16 by a processor that keeps everything as fp32 besides
+COPIES = {torch.float32: 1.1, torch.bfloat16: 4.0}
+Wrap = Callable[[Any], Any]  # what was compiled, as a Denoiser or Decoder
+
+
+@dataclass(eq=False)
+class _Made:
+    """OpenVINO's form of one network of a model. `coming`: None where there will be none."""
+
+    model: str
+    bytes: int
+    coming: Future[Any] | None = None
+    verdict: Verdict = field(default_factory=Verdict)
+
+    def give_up(self, reason: str) -> None:
+        self.coming, self.bytes = None, 0
+        log.info("Torch goes on drawing %s, OpenVINO does not: %s", self.model, reason)
+
+
+class Backends:
+    """`spare_bytes`: what can be had with nothing let go of. Raises DependencyMissing or
+    InvalidSetting where what is wanted cannot be.
+    """
+
+    def __init__(self, wanted: Wanted, place: Place, spare_bytes: Callable[[], int]) -> None:
+        _check(wanted, place)
+        on_processor = place.device.type == "cpu" and place.dtype in COPIES
+        self._used = wanted != "torch" and on_processor and is_installed()
+        self._at_once = wanted == "openvino"
+        self._dtype = place.dtype
+        self._spare_bytes = spare_bytes
+        self._made: WeakKeyDictionary[nn.Module, _Made] = WeakKeyDictionary()
+        self._background = ThreadPoolExecutor(1, "openvino")
+        self.names: frozenset[str] = frozenset()
+
+    @property
+    def byte_size(self) -> int:
+        """Of all that is made, by estimate."""
+        return sum(made.bytes for made in self._made.values())
+
+    def networks(self, model: LoadedModel, plan: Plan, loras: LoraSet) -> Networks:
+        """What the samples of a request are drawn by."""
+        usual = torch_networks(model)
+        # a small UNet's pictures are done before it would be compiled
+        if not self._used or loras or (model.is_small and not self._at_once):
+            return usual
+        from runai.engine.backends import graph, openvino_backend
+
+        unet, vae, decoder = model.unet, model.vae, usual.decoder
+        denoiser = self._chosen(
+            self._made_of(model, unet, plan, lambda: graph.of_unet(unet)),
+            usual.denoiser,
+            lambda compiled: openvino_backend.OpenVinoDenoiser(unet, compiled),
+        )
+        if not plan.tiled:
+            made = self._made_of(model, vae.decoder, plan, lambda: graph.of_decoder(vae))
+            decoder = self._chosen(made, decoder, openvino_backend.OpenVinoDecoder)
+        by_openvino = {model.name} if denoiser.backend == "openvino" else set()
+        self.names = self.names - {model.name} | by_openvino
+        return Networks(denoiser, decoder)
+
+    def let_go(self) -> bool:
+        """Of all that is made, or being made; whether there was any. Who draws by it goes on."""
+        gone = [network for network, made in self._made.items() if made.coming is not None]
+        for network in gone:
+            del self._made[network]
+        self.names = frozenset()
+        return bool(gone)
+
+    def join(self) -> None:
+        """Wait until everything that was begun is made."""
+        wait([made.coming for made in self._made.values() if made.coming is not None])
+
+    def stop(self) -> None:
+        """Wait for what is being made, seconds: it cannot be interrupted. Nothing is made then."""
+        self._used = False
+        self._background.shutdown(cancel_futures=True)
+
+    # --- within ------------------------------------------------------------------------
+
+    def _made_of(
+        self, model: LoadedModel, network: nn.Module, plan: Plan, write: Callable[[], Any]
+    ) -> _Made | None:
+        """What there is, or is begun now; None where there is no room for it now."""
+        if network in self._made:
+            return self._made[network]
+        needed = round(COPIES[self._dtype] * sum(p.nbytes for p in network.parameters()))
+        if self._spare_bytes() < needed + plan.work.peak_bytes(tiled=plan.tiled):
+            return None
+        made = self._made[network] = _Made(model.name, needed)
+        self._begin(made, write)
+        return made
+
+    def _begin(self, made: _Made, write: Callable[[], Any]) -> None:
+        """The graph is written here, since only this thread may look at the networks."""
+        from runai.engine.backends import graph, openvino_backend
+
+        if not openvino_backend.can_compute(self._dtype):
+            return made.give_up(f"this processor does not compute in {self._dtype}")
+        try:
+            written = write()
+            made.coming = self._background.submit(openvino_backend.compiled, written, self._dtype)
+        except graph.Unknown as unknown:
+            return made.give_up(f"it has {unknown}")
+        except RuntimeError as error:  # no thread can be had
+            return made.give_up(str(error))
+        if self._at_once:
+            wait([made.coming])
+        return None
+
+    def _chosen(self, made: _Made | None, usual: Any, wrap: Wrap) -> Any:
+        if made is None or made.coming is None or not made.coming.done():
+            return usual
+        if (error := made.coming.exception()) is not None:
+            made.give_up(str(error).strip().splitlines()[-1])
+            return usual
+        if made.verdict.good is False:
+            made.give_up(made.verdict.reason)
+            return usual
+        other = wrap(made.coming.result())
+        if self._at_once or made.verdict.good:
+            return other
+        return Trial(usual, other, SAME[self._dtype], made.verdict)
+
+
+def is_installed() -> bool:
+    return importlib.util.find_spec("openvino") is not None
+
+
+def _check(wanted: Wanted, place: Place) -> None:
+    if wanted != "openvino":
+        return
+    if not is_installed():
+        raise DependencyMissing(
+            "OpenVINO is not installed.",
+            hint="Run: pip install 'runai[openvino]', or use --backend auto.",
+            field="backend",
+        )
+    if place.device.type != "cpu":
+        raise InvalidSetting(
+            f"OpenVINO draws on the processor, not on {place.device}.",
+            hint="Use --device cpu with --backend openvino, or --backend auto.",
+            field="backend",
+        )

@@ -102,7 +102,7 @@ def measure(args: argparse.Namespace, both: Both) -> tuple[plots.Lines, plots.Li
     wait: dict[str, list[plots.Point]] = {ours: [], theirs: []}
     for clients in (n for n in (1, 2, 4, 8, 16, 32) if n <= args.most):
         found = compare(
-            f"{clients} clients at once, against diffusers one after another ({args.size}²)",
+            f"{clients} at once, against diffusers one after another ({args.size}²)",
             partial(both.served, clients),
             partial(both.one_after_another, clients),
             rounds=args.rounds,

@@ -100,9 +100,9 @@ def measure(args: argparse.Namespace, both: Both) -> tuple[plots.Lines, plots.Li
     ours, theirs = f"runai, {args.size}²", "diffusers, one after another"
     rate: dict[str, list[plots.Point]] = {ours: [], theirs: []}
     wait: dict[str, list[plots.Point]] = {ours: [], theirs: []}
-    for clients in (n for n in (1, 2, 3, 4, 6, 8, 12, 16) if n <= args.most):
+    for clients in (n for n in (1, 2, 4, 8, 16, 32) if n <= args.most):
         found = compare(
-            f"{clients} clients at once, against diffusers one after another ({args.size}²)",
+            f"{clients} at once, against diffusers one after another ({args.size}²)",
             partial(both.served, clients),
             partial(both.one_after_another, clients),
             rounds=args.rounds,

@@ -76,6 +76,10 @@ def test_every_program_of_the_table_is_there_and_says_what_it_does() -> None:
         assert row.what
 
 
+def test_the_programs_are_found_beside_the_package() -> None:
+    assert programs.folder() == ROOT / "benchmarks"
+
+
 def test_the_list_runs_nothing_and_says_what_does_not_fit(home: Path, capsys: Capture) -> None:
     assert main(["bench", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -12,7 +12,7 @@ import pytest
 
 from runai.cli import main
 from runai.client import Client
-from runai.schema.events import Completed, Holdings, Loaded, Memory
+from runai.schema.events import CallTime, Completed, Holdings, Loaded, Memory
 from runai.schema.requests import TextToImage
 from runai.schema.units import seconds_text
 from runai.testing.scripted import ScriptedEngine
@@ -38,6 +38,9 @@ class Holding(ScriptedEngine):
             prompt_cache_bytes=3_000_000,
         )
 
+    def call_times(self) -> list[CallTime]:
+        return [CallTime(rows=2, seconds=0.25), CallTime(rows=4, seconds=1.5)]
+
     def newest_memory(self) -> Memory:
         reason = "needs 9.1 GB, 7.6 GB free: tiling on"
         return Memory(plan="tiling", reason=reason, needed_bytes=1, free_bytes=2)
@@ -60,6 +63,7 @@ def test_status_tells_the_plan_in_force_and_what_is_in_memory(
         "            40 MB  LoRAs",
         "           1.2 GB  NSFW filter",
         "             3 MB  encoded prompts",
+        "calls    2 rows 250 ms, 4 rows 1.50 s",
     ]
 
 

@@ -17,10 +17,10 @@ import pytest
 from drawn import Calls, draw, held, last, make_request, pixels, run
 from reference import worst
 
-from runai.engine import batches
+from runai.engine import batches, guidance
 from runai.engine.device_clock import DeviceClock
 from runai.engine.engine import TorchEngine
-from runai.engine.pace import ENOUGH
+from runai.engine.pace import ENOUGH, MOST_ROWS_EACH
 from runai.jobs.service import Service
 from runai.jobs.session import Session
 from runai.schema.events import TERMINAL, Completed
@@ -250,6 +250,12 @@ def test_a_call_grows_while_that_pays(
     assert timed.rows == [rows for rows in (2, 4, *then) for _ in range(ENOUGH)]
     measured = {call.rows: call.seconds for call in engine.call_times()}
     assert measured == {rows: takes(rows) for rows in sorted({2, 4, *then})}
+
+
+def test_what_is_tried_next_has_room_for_one_more_of_any_kind() -> None:
+    assert max(len(kind.rows) for kind in (guidance.NONE, guidance.TEXT, guidance.EDIT)) == (
+        MOST_ROWS_EACH
+    )
 
 
 def test_what_the_user_said_is_not_measured_away(fresh: Callable[..., TorchEngine]) -> None:

@@ -54,7 +54,9 @@ PROGRAMS: dict[str, Program] = {
     "prompts": Program("a prompt that is known, against encoding it", ("prompt_cache.py",)),
     "loras": Program("steps with LoRAs, and changing sets", ("lora_switch.py",)),
     "models": Program("changing to a model in memory", ("model_switch.py",)),
-    "clients": Program("throughput and latency by the number of clients", ("clients.py",)),
+    "clients": Program(
+        "throughput and latency by the number of clients", ("clients.py", "--steps", "10")
+    ),
     "mixed": Program("a short request behind a long one", ("mixed_load.py",)),
     "flood": Program("one request beside a flood of another client's", ("flood.py",)),
     "cancel": Program("from a cancel to another client's first step", ("cancel.py",)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from runai.engine import images
 from runai.engine.archs import Defaults
@@ -14,7 +15,7 @@ from runai.engine.plan import Plan
 from runai.engine.prompting import Reading
 from runai.engine.starts import Sample
 from runai.schema.events import Completed, Parameters, Picture, Progress
-from runai.schema.requests import GenerationRequest
+from runai.schema.requests import SHORTCUTS, GenerationRequest
 
 PREVIEW_EVERY = 4  # steps
 
@@ -89,6 +90,7 @@ class Drawing:
             num_inference_steps=self.choices.num_inference_steps,
             guidance_scale=self.choices.guidance_scale,
             image_guidance_scale=request.image_guidance_scale if edits else None,
+            **_shortcuts(request),
             sampler=self.choices.sampler,
             eta=request.eta,
             clip_skip=request.clip_skip,
@@ -103,3 +105,9 @@ class Drawing:
             nsfw_filter=request.nsfw_filter,
             watermark=request.watermark,
         )
+
+
+def _shortcuts(request: GenerationRequest) -> dict[str, Any]:
+    """What is not computed as exactly as it could be; nothing, as a rule."""
+    asked = {name: getattr(request, name) for name in SHORTCUTS}
+    return {n: value for n, value in asked.items() if value != SHORTCUTS[n]}

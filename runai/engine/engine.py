@@ -173,7 +173,9 @@ class TorchEngine:
         )
         drawing.notes = (*notes, *drawing.notes)
         first = drawing.samples[0]
-        networks = self._backends.networks(drawing.model, drawing.plan, first.loras)
+        networks = first.networks
+        if first.reuse == 1:  # or it is torch's: nobody else can compute a part of a network
+            networks = self._backends.networks(drawing.model, drawing.plan, first.loras)
         for sample in drawing.samples:
             sample.owner, sample.last_turn, sample.networks = owner, self._turn, networks
         self._drawings[key] = drawing

@@ -70,7 +70,8 @@ class Footprint:
         rows = self.rows if (self.guidance if asked is None else asked) > 1 else 1
         vae_element = FP32 if self.upcasts and fp16 else element
         widths = (self.unet_width, self.vae_width)
-        return Work(width, height, rows, element, vae_element, *widths, self.scale)
+        reuses = request.reuse > 1
+        return Work(width, height, rows, element, vae_element, *widths, self.scale, reuses)
 
 
 @lru_cache(maxsize=64)

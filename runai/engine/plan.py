@@ -32,6 +32,8 @@ from runai.schema.units import bytes_text
 
 # elements that live at the peak of a UNet call: × its first width, per latent and row
 UNET_LIVE = 26.1
+# elements that are kept for shallow calls: the same, see `reuse`
+UNET_KEPT = 2.0
 # elements that live at the peak of decoding: × the VAE's second width, per pixel
 VAE_LIVE = 3.0
 SCRATCH = 1.5
@@ -68,7 +70,7 @@ class Work:
 
     `rows`: of one UNet call. `element`, `vae_element`: bytes of a number, in the VAE while it
     decodes. `unet_width`, `vae_width`: see the factors. `scale`: pixels per latent, along a
-    side.
+    side. `reuses`: whether deep features are kept between steps.
     """
 
     width: int
@@ -79,11 +81,13 @@ class Work:
     unet_width: int = 320
     vae_width: int = 256
     scale: int = 8
+    reuses: bool = False
 
     @property
     def unet_bytes(self) -> int:
         latents = self.width * self.height / self.scale**2
-        return _with_scratch(UNET_LIVE * self.unet_width * latents * self.rows * self.element)
+        live = UNET_LIVE + (UNET_KEPT if self.reuses else 0.0)
+        return _with_scratch(live * self.unet_width * latents * self.rows * self.element)
 
     def decode_bytes(self, *, tiled: bool) -> int:
         """At the peak; with tiles, one of them and the whole picture in three forms."""

@@ -22,10 +22,11 @@ from runai.engine.archs import Defaults
 from runai.engine.backends import Networks, torch_networks
 from runai.engine.canvas import Canvas
 from runai.engine.geometry import Extent
-from runai.engine.guidance import Guidance, Scales, embedding, kind_for
+from runai.engine.guidance import NONE, Guidance, Scales, embedding, kind_for
 from runai.engine.loras import LoraSet
 from runai.engine.model import LoadedModel
 from runai.engine.prompts import Conditioning
+from runai.engine.reuse import is_possible
 from runai.engine.samplers import make_scheduler, set_timesteps, step_arguments, steps_drawn
 from runai.schema.requests import GenerationRequest
 
@@ -33,7 +34,7 @@ from runai.schema.requests import GenerationRequest
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
 Kind = tuple[tuple[int, ...], int, int, str]
 """What a UNet call takes beside its rows depends on: the latents' shape, the tokens, the number of
-LoRAs, the backend."""
+LoRAs, what computes it."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,17 @@ class Told:
 class Sample:
     """One picture being made. `latents` are 1 × 4 × h × w, fp32 whatever the weights are.
 
-    `networks`: who computes the model's. `estimate`: what the finished latents will be as far as
-    can be told now, for previews. `owner`: whose it is, as a number. `times`: the timesteps as
-    numbers, which need not be read off the device any more.
+    `networks`: who computes the model's. `guided`: between which parts of its steps it is guided.
+    `reuse`: every how many steps the UNet is computed whole; `kept`: what the steps between reuse.
+    `estimate`: what the finished latents will be as far as can be told now, for previews. `owner`:
+    whose it is, as a number. `times`: the timesteps as numbers, which need not be read off the
+    device any more.
     """
 
     model: LoadedModel
     networks: Networks
     conditioning: Conditioning
-    guidance: Guidance
+    whole_guidance: Guidance
     scales: Scales
     told: Told
     scheduler: Any
@@ -81,6 +84,9 @@ class Sample:
     loras: LoraSet = ()
     beside: torch.Tensor | None = None
     blend: Blend | None = None
+    guided: tuple[float, float] = (0.0, 1.0)
+    reuse: int = 1
+    kept: torch.Tensor | None = field(default=None, repr=False)
     position: int = 0
     owner: int = 0
     last_turn: int = 0
@@ -105,14 +111,38 @@ class Sample:
         return int(self.position // self.scheduler.order)
 
     @property
+    def guidance(self) -> Guidance:
+        """How this step is guided."""
+        begin, end = self.guided
+        part = self.step / -(-len(self.timesteps) // self.scheduler.order)
+        return self.whole_guidance if begin <= part < end else NONE
+
+    @property
+    def is_shallow(self) -> bool:
+        """Whether this step needs no whole UNet: see `reuse`.
+
+        It does where guidance has just begun or ended, and where the UNet has to be brought to
+        the device, which only a whole call does.
+        """
+        if self.kept is None or self.position % self.reuse == 0:
+            return False
+        unet = self.model.unet
+        return self.kept.shape[0] == self.rows and unet.device.type == self.model.device.type
+
+    @property
     def rows(self) -> int:
         """How many rows of a UNet call it takes."""
         return len(self.guidance.rows)
 
     @property
+    def computed_by(self) -> str:
+        """The backend of this step's call, and whether it is a whole one."""
+        return "shallow" if self.is_shallow else self.networks.denoiser.backend
+
+    @property
     def kind(self) -> Kind:
-        backend = self.networks.denoiser.backend
-        return tuple(self.latents.shape), self.conditioning.tokens, len(self.loras), backend
+        loras = len(self.loras)
+        return tuple(self.latents.shape), self.conditioning.tokens, loras, self.computed_by
 
 
 def start(
@@ -136,7 +166,9 @@ def start(
         model=model,
         networks=torch_networks(model),
         conditioning=conditioning,
-        guidance=kind_for(model, conditioning.guided),
+        whole_guidance=kind_for(model, conditioning.guided),
+        guided=(request.guidance_start, request.guidance_end),
+        reuse=request.reuse if is_possible(model.unet) else 1,
         scales=Scales(choices.guidance_scale, request.image_guidance_scale),
         told=_told(model, request, choices, canvas.extent),
         scheduler=scheduler,

@@ -1,11 +1,12 @@
 """One turn of the loop: a batch of samples, one UNet call, one step for each.
 
 Theory of operation. Samples may share a UNet call when it is the same model, latent size,
-token length, LoRA set and backend; their step, step count, sampler, guidance, seed and owner do not
-matter, since everything but the network itself is done per sample: each has its own scheduler,
-generator and mask. A turn serves the owner that has waited longest, and with theirs as many others
-of the same group as `batches` and `fitting` let: so nobody is starved whatever the mix, and who
-has much drawn takes no more turns from the others than who has little.
+token length, LoRA set, backend and sort of step (`reuse`); their step, step count, sampler,
+guidance, seed and owner do not matter, since everything but the network itself is done per sample:
+each has its own scheduler, generator and mask. A turn serves the owner that has waited longest,
+and with theirs as many others of the same group as `batches` and `fitting` let: so nobody is
+starved whatever the mix, and who has much drawn takes no more turns from the others than who has
+little.
 
 Nothing here reads a number off the device: that would have the host wait until it has caught up.
 (Some of diffusers' schedulers do, which look a timestep up in a table: DDIM, DDPM, PNDM, LCM and
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 
+from runai.engine import reuse
 from runai.engine.loras import LoraSet
 from runai.engine.prompts import Text
 from runai.engine.starts import Sample, Told
@@ -52,8 +54,8 @@ def choose(samples: Iterable[Sample]) -> list[Sample]:
 def key_of(sample: Sample) -> Key:
     """What samples must have in common to share a call."""
     shape = tuple(sample.latents.shape)
-    backend = sample.networks.denoiser.backend
-    return id(sample.model.unet), shape, sample.conditioning.tokens, sample.loras, backend
+    tokens, loras = sample.conditioning.tokens, sample.loras
+    return id(sample.model.unet), shape, tokens, loras, sample.computed_by
 
 
 @torch.inference_mode()
@@ -73,7 +75,8 @@ def _predict(batch: Sequence[Sample], inputs: Sequence[torch.Tensor]) -> list[to
     rows = [
         row for sample, given in zip(batch, inputs, strict=True) for row in _rows(sample, given)
     ]
-    said = batch[0].networks.denoiser(
+    said = _call(
+        batch,
         torch.cat([row.latents for row in rows]),
         torch.stack([row.timestep.float() for row in rows]),
         torch.cat([row.text.embedding for row in rows]),
@@ -84,6 +87,29 @@ def _predict(batch: Sequence[Sample], inputs: Sequence[torch.Tensor]) -> list[to
         sample.guidance.combine(part.split(1), sample.scales)
         for sample, part in zip(batch, parts, strict=True)
     ]
+
+
+def _call(
+    batch: Sequence[Sample],
+    latents: torch.Tensor,
+    timesteps: torch.Tensor,
+    text: torch.Tensor,
+    told: dict[str, Any],
+) -> torch.Tensor:
+    """The UNet's call itself, a whole or a shallow one; of a whole one is kept what is reused."""
+    unet, denoiser = batch[0].model.unet, batch[0].networks.denoiser
+    if batch[0].is_shallow:
+        kept = torch.cat([s.kept for s in batch if s.kept is not None])
+        return reuse.shallow(unet, latents, timesteps, text, told, kept)
+    if all(sample.reuse == 1 for sample in batch):
+        return denoiser(latents, timesteps, text, told)
+    with reuse.watched(unet) as seen:
+        said = denoiser(latents, timesteps, text, told)
+    assert seen.features is not None  # noqa: S101 (for mypy: it was called)
+    parts = seen.features.split([sample.rows for sample in batch])
+    for sample, features in zip(batch, parts, strict=True):
+        sample.kept = features.clone() if sample.reuse > 1 else None
+    return said
 
 
 @dataclass(frozen=True)
@@ -158,6 +184,8 @@ def _step(sample: Sample, said: torch.Tensor) -> None:
     )
     latents: torch.Tensor = stepped[0]
     sample.position += 1
+    if sample.done:
+        sample.kept = None
     if sample.blend is not None:
         latents = _blend(sample, latents)
     sample.latents = latents

@@ -50,7 +50,7 @@ def _drawing() -> list[str]:
     asked: dict[str, Any] = {"prompt": "a red circle", "num_inference_steps": 20, "seed": 7, **size}
     request = requests.TextToImage(id="a1", **asked)
     shared = set(events.Parameters.model_fields) - {"model", "image_guidance_scale"}
-    said = request.model_dump(include=shared, exclude_none=True)
+    said = request.model_dump(include=shared - set(requests.SHORTCUTS), exclude_none=True)
     used = events.Parameters(
         model="v1/shapes", guidance_scale=7.5, sampler="euler", image_guidance_scale=None, **said
     )

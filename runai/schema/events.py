@@ -115,6 +115,9 @@ class Parameters(Model):
     num_inference_steps: int
     guidance_scale: float
     image_guidance_scale: float | None = None
+    guidance_start: float | None = Field(None, description="only where it is not 0")
+    guidance_end: float | None = Field(None, description="only where it is not 1")
+    reuse: int | None = Field(None, description="only where it is not 1")
     sampler: str
     eta: float
     clip_skip: int = 0

@@ -16,7 +16,8 @@ from runai.schema.fields import ImageData, Model, Prompt, RequestId, SamplerName
 IMAGES_OWN = "none: the image's own, rounded down to a multiple of 8"
 STRENGTH = "how much may change: 0 nothing, 1 everything"
 MOST_LORAS = 32  # of a request, those its prompt names among them
-
+# what makes a picture another than the exact one, and the values with which it does not
+SHORTCUTS = {"guidance_start": 0.0, "guidance_end": 1.0, "reuse": 1}
 
 MemoryPlan = Literal["full", "tiling", "offload", "sequential"]
 PromptDialect = Literal["plain", "webui", "compel"]
@@ -68,6 +69,18 @@ class Generate(Model):
         le=100.0,
         allow_inf_nan=False,
         description="how closely an editing model keeps to the picture; others do not read it",
+    )
+    guidance_start: Unit = Field(
+        0.0, description="the part of the steps after which guidance begins; see Fewer operations"
+    )
+    guidance_end: Unit = Field(
+        1.0, description="the part of the steps after which guidance ends; see Fewer operations"
+    )
+    reuse: int = Field(
+        1,
+        ge=1,
+        le=10,
+        description="every how many steps the whole UNet is computed; see Fewer operations",
     )
     sampler: SamplerName | None = Field(None, description="see Samplers; none: the model's")
     eta: Unit = Field(0.0, description="DDIM's eta, TCD's gamma; others do not read it")

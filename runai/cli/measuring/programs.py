@@ -61,6 +61,14 @@ PROGRAMS: dict[str, Program] = {
     "flood": Program("one request beside a flood of another client's", ("flood.py",)),
     "cancel": Program("from a cancel to another client's first step", ("cancel.py",)),
     "waiting": Program("memory of clients that wait", ("waiting_memory.py",), linux=True),
+    "shortcuts": Program(
+        "what fewer operations gain and cost", ("shortcuts.py", "--pictures", "32")
+    ),
+    "shortcuts-full": Program(
+        "the same as shortcuts, of Stable Diffusion 1.5's size",
+        ("shortcuts.py", "--full", "--steps", "10", "--rounds", "1"),
+        FULL,
+    ),
     "step-full": Program(
         "the same as step, of Stable Diffusion 1.5's size",
         ("step_cost.py", "--arch", "sd1", "--size", "256", "--steps", "4", "--rounds", "3"),

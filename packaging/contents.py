@@ -65,6 +65,7 @@ LEFT_OUT: dict[str, str] = {
     "matplotlib": "plots",
     "mypy": "checking types",
     "networkx": "the compiler of torch",
+    "openvino": "another backend, which is an extra, 150 MB",
     "pandas": "tables",
     "peft": "LoRAs; runai.engine.loras does that",
     "pip": "building packages",

@@ -61,6 +61,8 @@ def test_every_setting_can_be_given_everywhere(tmp_path: Path) -> None:
         "keep_alive": "yes",
         "device": "cuda:1",
         "dtype": "BF16",
+        "backend": "Torch",
+        "preload": "default",
         "insecure": "1",
         "allow_convert": "yes",
         "log_level": "debug",

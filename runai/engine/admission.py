@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from runai.engine import canvas, finish, loras, prompting, samplers, starts
+from runai.engine import canvas, finish, loras, prompting, reuse, samplers, starts
 from runai.engine.archs import ARCHS, Arch, Defaults
 from runai.engine.canvas import Given
 from runai.engine.catalogue import Catalogue, Entry
@@ -25,6 +25,7 @@ from runai.engine.drawing import Drawing
 from runai.engine.embeddings import Embeddings
 from runai.engine.hashes import short_hash
 from runai.engine.loras import LoraShelf
+from runai.engine.loras_few_steps import FewSteps, brought_by
 from runai.engine.model import LoadedModel
 from runai.engine.plan import Plan
 from runai.engine.prompting import Reading
@@ -40,9 +41,13 @@ PROMPT_CACHE_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Checked:
-    """What was read of a request before there was a model: its prompts, its pictures."""
+    """What was read of a request before there was a model: its prompts, its pictures.
+
+    `few_steps`: what its LoRAs make of the model.
+    """
 
     reading: Reading
+    few_steps: FewSteps | None
     given: Given
     notes: tuple[str, ...]
 
@@ -89,18 +94,19 @@ class Admission:
         """Refuse what can be refused before anything is loaded."""
         arch = ARCHS[entry.arch]
         _check_task(request, entry, arch)
-        choices = self._choices(request, _expected_defaults(entry, arch))
-        samplers.require(choices.sampler)
         reading = prompting.read(request)
+        few_steps = brought_by(entry, self._shelf.check(entry, reading.loras))
+        expected = few_steps.defaults if few_steps else _expected_defaults(entry, arch)
+        choices = self._choices(request, expected)
+        samplers.require(choices.sampler)
         steps = samplers.steps_drawn(request, arch, choices)
         prompting.parse(reading.prompt, reading.dialect, steps)
         if choices.guidance_scale > 1:
             prompting.parse(reading.negative, reading.dialect, steps, "negative_prompt")
-        self._shelf.check(entry, reading.loras)
         given = canvas.read(request, arch, self._limits)
         self._watermark.require(request, given.extent)
         unchecked = self._safety.require(request, entry)
-        return Checked(reading, given, tuple(unchecked))
+        return Checked(reading, few_steps, given, tuple(unchecked))
 
     @torch.inference_mode()
     def begin(
@@ -113,7 +119,8 @@ class Admission:
     ) -> Drawing:
         """The drawing of a request with a loaded model, all its samples at their first step."""
         _check_task(request, model.entry, model.arch)
-        choices = self._choices(request, model.defaults)
+        few_steps = checked.few_steps
+        choices = self._choices(request, few_steps.defaults if few_steps else model.defaults)
         adapters = self._shelf.prepare(model, checked.reading.loras)
         self._shelf.activate(model, adapters)
         conditioning = self._prompts.encode(
@@ -141,6 +148,7 @@ class Admission:
             plan=plan,
             notes=(
                 *_notes(request, model, choices),
+                *(few_steps.surprises(choices) if few_steps else ()),
                 *loras.notes(adapters),
                 *conditioning.notes,
                 *checked.notes,
@@ -180,6 +188,11 @@ def _expected_defaults(entry: Entry, arch: Arch) -> Defaults:
 def _notes(request: GenerationRequest, model: LoadedModel, choices: Defaults) -> Iterator[str]:
     """On what was asked for and this kind of model has no use for."""
     told = model.guidance_width is not None
+    unguided = told or choices.guidance_scale <= 1
+    if unguided and {"guidance_start", "guidance_end"} & request.model_fields_set:
+        yield "Where guidance begins and ends was not used: there is none."
+    if request.reuse > 1 and not reuse.is_possible(model.unet):
+        yield "Nothing was reused: this model's UNet has no deep part."
     if distillation := DISTILLATIONS.get(model.entry.distillation or ""):
         yield from distillation.surprises(choices, told=told)
     if model.arch.beside == "picture" and "strength" in request.model_fields_set:

@@ -106,14 +106,18 @@ class LoraShelf:
         """Of all that is kept or drawn with, in bytes."""
         return sum(a.byte_size for adapted in self._models.values() for a in adapted.alive())
 
-    def check(self, model: Entry, wanted: Sequence[Lora]) -> None:
-        """Raise, before the model is loaded, the ModelError of a LoRA that is not there, is
+    def check(self, model: Entry, wanted: Sequence[Lora]) -> list[tuple[Entry, float]]:
+        """What is wanted: each file once, with its weight for the UNet.
+
+        Raises, before the model is loaded, the ModelError of a LoRA that is not there, is
         damaged or of no known kind, or was made for another architecture; InvalidField for
         one named so often that its weights come to too much.
         """
         with loras_fitting.blamed():
-            for entry, _, _ in self._weighed(model, wanted):
+            weighed = list(self._weighed(model, wanted))
+            for entry, _, _ in weighed:
                 loras_fitting.check(entry, loras_fitting.look(entry), model)
+        return [(entry, weight) for entry, weight, _ in weighed]
 
     def prepare(self, model: LoadedModel, wanted: Sequence[Lora]) -> LoraSet:
         """The set of these LoRAs for this model. Raises a ModelError that names the LoRA,

@@ -212,7 +212,7 @@ def test_marker_tensors_tell_velocity_and_zero_snr() -> None:
 def test_few_steps_are_told_by_the_name_when_nothing_else_does(
     tmp_path: Path, name: str, distillation: str | None
 ) -> None:
-    path = headers.write(tmp_path / f"{name}.safetensors", headers.rows("lora-sd1"))
+    path = headers.write(tmp_path / f"{name}.safetensors", headers.rows("sd1"))
     assert detection.identify(path).distillation == distillation
 
 

@@ -28,7 +28,7 @@ from runai.schema.events import (
     Preview,
     Progress,
 )
-from runai.schema.requests import Convert
+from runai.schema.requests import SHORTCUTS, Convert
 from tests.schema.asked import PNG, plugin
 
 ACTIONS = ("txt2img", "img2img", "inpaint", "outpaint")
@@ -73,6 +73,7 @@ def test_a_txt2img_is_read_whole() -> None:
         "loras": [],
         "vae": "",
         "image_guidance_scale": 1.5,
+        **SHORTCUTS,
         "memory_plan": None,
         "watermark": False,
         "width": 576,

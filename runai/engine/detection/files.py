@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runai.engine import pickles
+from runai.engine.detection import few_step_loras
 from runai.engine.detection.finding import FAULTS, Finding, broken
 from runai.engine.detection.header import header_of, is_safetensors
 from runai.engine.detection.metadata import distillation_of
@@ -41,8 +42,14 @@ def identify(path: Path) -> Finding:
         return broken(f"it cannot be read: {error.strerror}")
     except FAULTS:
         return broken("it is damaged")
-    named = distillation_of(path.stem) if found.kind in ("model", "lora") else None
-    return replace(found, distillation=found.distillation or named)
+    return replace(found, distillation=found.distillation or _named(found, path))
+
+
+def _named(found: Finding, path: Path) -> str | None:
+    """The distillation that its name speaks of."""
+    if found.kind == "lora":
+        return few_step_loras.kind_of(few_step_loras.own_name(path))
+    return distillation_of(path.stem) if found.kind == "model" else None
 
 
 def _open_at_once(path: str, flags: int) -> int:

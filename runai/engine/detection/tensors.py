@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from runai.engine.archs import ARCHS
-from runai.engine.detection import adapters, checkpoints, metadata
+from runai.engine.detection import adapters, checkpoints, few_step_loras, metadata
 from runai.engine.detection.finding import Finding, foreign
 
 Shapes = Mapping[str, Sequence[int]]
@@ -79,8 +79,13 @@ def identify_tensors(
         found,
         metadata=metadata.shortened({**(beside or {}), **said}),
         trigger_words=metadata.trigger_words(said),
-        distillation=found.distillation or metadata.distillation_in(said),
+        distillation=found.distillation or _distillation_in(found, said),
     )
+
+
+def _distillation_in(found: Finding, said: Mapping[str, str]) -> str | None:
+    is_lora = found.kind == "lora"
+    return few_step_loras.kind_in(said) if is_lora else metadata.distillation_in(said)
 
 
 def _checkpoint(

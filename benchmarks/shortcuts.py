@@ -36,6 +36,7 @@ SHORTCUTS: dict[str, dict[str, Any]] = {
     "reuse 2": {"reuse": 2},
     "reuse 3": {"reuse": 3},
     "reuse 5": {"reuse": 5},
+    "token merging 0.5": {"token_merging": 0.5},
     "reuse 3, guidance in the first four fifths": {"reuse": 3, "guidance_end": 0.8},
 }
 FIRST_SEED = 1000

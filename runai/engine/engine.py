@@ -174,7 +174,7 @@ class TorchEngine:
         drawing.notes = (*notes, *drawing.notes)
         first = drawing.samples[0]
         networks = first.networks
-        if first.reuse == 1:  # or it is torch's: nobody else can compute a part of a network
+        if first.is_exact:  # or it is torch's: nobody else can leave out a part of a network
             networks = self._backends.networks(drawing.model, drawing.plan, first.loras)
         for sample in drawing.samples:
             sample.owner, sample.last_turn, sample.networks = owner, self._turn, networks

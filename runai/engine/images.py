@@ -164,6 +164,7 @@ def infotext(p: dict[str, Any]) -> str:
         "Size": f"{p['width']}x{p['height']}",
         "Model": p["model"],
         **({} if strength is None else {"Denoising strength": strength}),
+        **({"Token merging ratio": p["token_merging"]} if p.get("token_merging") else {}),
     }
     negative = f"\nNegative prompt: {p['negative_prompt']}" if p["negative_prompt"] else ""
     listed = ", ".join(f"{name}: {value}" for name, value in pairs.items())

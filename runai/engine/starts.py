@@ -66,6 +66,7 @@ class Sample:
 
     `networks`: who computes the model's. `guided`: between which parts of its steps it is guided.
     `reuse`: every how many steps the UNet is computed whole; `kept`: what the steps between reuse.
+    `token_merging`: see `merging`.
     `estimate`: what the finished latents will be as far as can be told now, for previews. `owner`:
     whose it is, as a number. `times`: the timesteps as numbers, which need not be read off the
     device any more.
@@ -86,6 +87,7 @@ class Sample:
     blend: Blend | None = None
     guided: tuple[float, float] = (0.0, 1.0)
     reuse: int = 1
+    token_merging: float = 0.0
     kept: torch.Tensor | None = field(default=None, repr=False)
     position: int = 0
     owner: int = 0
@@ -136,8 +138,14 @@ class Sample:
 
     @property
     def computed_by(self) -> str:
-        """The backend of this step's call, and whether it is a whole one."""
-        return "shallow" if self.is_shallow else self.networks.denoiser.backend
+        """The backend of this step's call, and what is left out of it."""
+        merged = f", {self.token_merging:g} merged" if self.token_merging else ""
+        return ("shallow" if self.is_shallow else self.networks.denoiser.backend) + merged
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether nothing is left out of any of its calls: only torch can leave out."""
+        return self.reuse == 1 and not self.token_merging
 
     @property
     def kind(self) -> Kind:
@@ -169,6 +177,7 @@ def start(
         whole_guidance=kind_for(model, conditioning.guided),
         guided=(request.guidance_start, request.guidance_end),
         reuse=request.reuse if is_possible(model.unet) else 1,
+        token_merging=request.token_merging,
         scales=Scales(choices.guidance_scale, request.image_guidance_scale),
         told=_told(model, request, choices, canvas.extent),
         scheduler=scheduler,

@@ -1,12 +1,12 @@
 """One turn of the loop: a batch of samples, one UNet call, one step for each.
 
 Theory of operation. Samples may share a UNet call when it is the same model, latent size,
-token length, LoRA set, backend and sort of step (`reuse`); their step, step count, sampler,
-guidance, seed and owner do not matter, since everything but the network itself is done per sample:
-each has its own scheduler, generator and mask. A turn serves the owner that has waited longest,
-and with theirs as many others of the same group as `batches` and `fitting` let: so nobody is
-starved whatever the mix, and who has much drawn takes no more turns from the others than who has
-little.
+token length, LoRA set, backend and sort of step (`reuse`, `merging`); their step, step count,
+sampler, guidance, seed and owner do not matter, since everything but the network itself is done
+per sample: each has its own scheduler, generator and mask. A turn serves the owner that has waited
+longest, and with theirs as many others of the same group as `batches` and `fitting` let: so nobody
+is starved whatever the mix, and who has much drawn takes no more turns from the others than who
+has little.
 
 Nothing here reads a number off the device: that would have the host wait until it has caught up.
 (Some of diffusers' schedulers do, which look a timestep up in a table: DDIM, DDPM, PNDM, LCM and
@@ -26,6 +26,7 @@ import torch
 
 from runai.engine import reuse
 from runai.engine.loras import LoraSet
+from runai.engine.merging import merging
 from runai.engine.prompts import Text
 from runai.engine.starts import Sample, Told
 
@@ -75,13 +76,14 @@ def _predict(batch: Sequence[Sample], inputs: Sequence[torch.Tensor]) -> list[to
     rows = [
         row for sample, given in zip(batch, inputs, strict=True) for row in _rows(sample, given)
     ]
-    said = _call(
-        batch,
-        torch.cat([row.latents for row in rows]),
-        torch.stack([row.timestep.float() for row in rows]),
-        torch.cat([row.text.embedding for row in rows]),
-        _told(rows, model.dtype),
-    )
+    with merging(model.unet, batch[0].token_merging):
+        said = _call(
+            batch,
+            torch.cat([row.latents for row in rows]),
+            torch.stack([row.timestep.float() for row in rows]),
+            torch.cat([row.text.embedding for row in rows]),
+            _told(rows, model.dtype),
+        )
     parts = said.split([sample.rows for sample in batch])
     return [
         sample.guidance.combine(part.split(1), sample.scales)

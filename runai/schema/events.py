@@ -118,6 +118,7 @@ class Parameters(Model):
     guidance_start: float | None = Field(None, description="only where it is not 0")
     guidance_end: float | None = Field(None, description="only where it is not 1")
     reuse: int | None = Field(None, description="only where it is not 1")
+    token_merging: float | None = Field(None, description="only where it is not 0")
     sampler: str
     eta: float
     clip_skip: int = 0

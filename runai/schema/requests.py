@@ -17,7 +17,7 @@ IMAGES_OWN = "none: the image's own, rounded down to a multiple of 8"
 STRENGTH = "how much may change: 0 nothing, 1 everything"
 MOST_LORAS = 32  # of a request, those its prompt names among them
 # what makes a picture another than the exact one, and the values with which it does not
-SHORTCUTS = {"guidance_start": 0.0, "guidance_end": 1.0, "reuse": 1}
+SHORTCUTS = {"guidance_start": 0.0, "guidance_end": 1.0, "reuse": 1, "token_merging": 0.0}
 
 MemoryPlan = Literal["full", "tiling", "offload", "sequential"]
 PromptDialect = Literal["plain", "webui", "compel"]
@@ -81,6 +81,13 @@ class Generate(Model):
         ge=1,
         le=10,
         description="every how many steps the whole UNet is computed; see Fewer operations",
+    )
+    token_merging: float = Field(
+        0.0,
+        ge=0.0,
+        le=0.75,
+        allow_inf_nan=False,
+        description="the part of the tokens that is merged for attention; see Fewer operations",
     )
     sampler: SamplerName | None = Field(None, description="see Samplers; none: the model's")
     eta: Unit = Field(0.0, description="DDIM's eta, TCD's gamma; others do not read it")

@@ -96,6 +96,7 @@ def test_every_option_reaches_the_request(
         "--guidance-start": "0.1",
         "--guidance-end": "0.8",
         "--reuse": "3",
+        "--token-merging": "0.5",
         "--size": "128x64",
         "--image": image,
         "--strength": "0.5",
@@ -143,6 +144,7 @@ def test_every_option_reaches_the_request(
         "guidance_start": 0.1,
         "guidance_end": 0.8,
         "reuse": 3,
+        "token_merging": 0.5,
         "memory_plan": "tiling",
         "watermark": False,
     }

@@ -61,6 +61,7 @@ def test_every_setting_can_be_given_everywhere(tmp_path: Path) -> None:
         "keep_alive": "yes",
         "device": "cuda:1",
         "dtype": "BF16",
+        "backend": "Torch",
         "insecure": "1",
         "allow_convert": "yes",
         "log_level": "debug",

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lora_files
 import numpy as np
 import pytest
 import tiny
 import torch
-from drawn import draw, last, make_request, pixels, run
+from drawn import draw, held, last, make_request, pixels, run
 from reference import worst
 
 from runai.engine.backends import choice, trial
@@ -189,6 +190,20 @@ def test_a_picture_that_has_begun_stays_with_its_backend(
     assert np.array_equal(pixels(last(events)), alone)
 
 
+def test_pictures_with_loras_are_drawn_by_torch(
+    models: Path, engine: TorchEngine, by_openvino: TorchEngine
+) -> None:
+    path = models / "lora" / "bold.safetensors"
+    draw(engine)
+    lora_files.write(path, lora_files.kohya(held(engine), 0))
+    for one in (engine, by_openvino):
+        one.models()  # looks at the disk
+    fields = {"prompt": "a b c", "loras": [{"name": "bold", "weight": 1.0}]}
+    drawn = draw(by_openvino, **fields)
+    assert np.array_equal(drawn, draw(engine, **fields))
+    assert worst(drawn, draw(engine, prompt="a b c")) > 1
+
+
 def test_small_models_are_left_to_torch(models: Path) -> None:
     engine = TorchEngine(models, device="cpu", dtype="fp32")
     draw(engine)
@@ -204,11 +219,20 @@ def test_where_there_is_no_room_torch_draws(
     assert auto.holdings().backend_bytes == 0
 
 
-def test_what_was_made_goes_when_memory_is_short(by_openvino: TorchEngine) -> None:
-    draw(by_openvino)
-    assert by_openvino._backends.let_go()
-    assert by_openvino._backends.byte_size == 0
-    assert not by_openvino._backends.let_go()
+def test_what_was_made_goes_when_memory_is_short_for_a_request(
+    models: Path, engine: TorchEngine
+) -> None:
+    short = TorchEngine(models, device="cpu", dtype="fp32", backend="openvino")
+    for _ in range(2):  # what is planned first does not know the model's buffers
+        draw(short, prompt="a b c")
+    plan, before = short.newest_memory(), short.holdings()
+    assert plan is not None
+    assert before.backend_bytes > 0
+    # what drawing by torch takes, and not a byte more
+    short._cache._max_bytes = plan.needed_bytes + before.prompt_cache_bytes
+    assert np.array_equal(draw(short, prompt="a b c"), draw(engine, prompt="a b c"))
+    assert (backend_of(short), short.holdings().backend_bytes) == ("torch", 0)
+    short.close()
 
 
 def test_what_was_made_goes_with_its_model(models: Path) -> None:

@@ -172,7 +172,7 @@ def _check(wanted: Wanted, place: Place) -> None:
     if not is_installed():
         raise DependencyMissing(
             "OpenVINO is not installed.",
-            hint="Run: pip install 'runai[openvino]', or use --backend auto.",
+            hint="Run: pip install openvino; or use --backend auto.",
             field="backend",
         )
     if place.device.type != "cpu":

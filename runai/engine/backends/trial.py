@@ -6,6 +6,7 @@ stays one backend's. OpenVINO has to say the same and to be quicker by something
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 
 from runai.engine.backends.interface import Backend
 
+log = logging.getLogger(__name__)
 # how far the answers may lie apart, relative to their size: rounding, and nothing more
 SAME = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 FASTER = 0.95  # of torch's time, at most: less is not worth the memory
@@ -57,6 +59,7 @@ class Trial:
 
     def _decide(self, good: bool, reason: str) -> None:
         self._verdict.good, self._verdict.reason = good, reason
+        log.info("OpenVINO was tried, and %s: %s", "is kept" if good else "goes", reason)
 
 
 def _timed(network: Network, given: tuple[Any, ...]) -> tuple[float, torch.Tensor]:

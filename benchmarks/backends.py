@@ -94,7 +94,7 @@ def made(write: Callable[[], Any], dtype: torch.dtype) -> Any:
     before, began = _status("VmRSS"), time.perf_counter()
     written = write()
     wrote = time.perf_counter() - began
-    compiled = openvino_backend.compiled(written, dtype)
+    compiled = openvino_backend.compiled(written, dtype, torch.get_num_threads())
     took, peak = time.perf_counter() - began - wrote, _status("VmHWM") - before
     print(f"written in {wrote:.2f} s, compiled in {took:.1f} s, peak {peak / 1e9:.2f} GB more")
     return compiled
@@ -105,7 +105,9 @@ def by_tracing(module: Any, given: tuple[torch.Tensor, ...], dtype: torch.dtype)
     model = ov.convert_model(module, example_input=given)
     model.reshape([list(tensor.shape) for tensor in given])
     converted = time.perf_counter() - began
-    request = openvino_backend.compiled(model, dtype).create_infer_request()
+    request = openvino_backend.compiled(
+        model, dtype, torch.get_num_threads()
+    ).create_infer_request()
     print(f"by tracing: converted in {converted:.1f} s")
     arrays = [tensor.float().numpy() for tensor in given]
     return lambda: torch.from_numpy(request.infer(arrays, share_inputs=True)[0])

@@ -10,6 +10,7 @@ Does not load models and knows no memory plan; `engine` gives it the model to dr
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -97,7 +98,7 @@ class Admission:
         reading = prompting.read(request)
         few_steps = brought_by(entry, self._shelf.check(entry, reading.loras))
         expected = few_steps.defaults if few_steps else _expected_defaults(entry, arch)
-        choices = self._choices(request, expected)
+        choices = self._choices(request, expected, arch)
         samplers.require(choices.sampler)
         steps = samplers.steps_drawn(request, arch, choices)
         prompting.parse(reading.prompt, reading.dialect, steps)
@@ -120,7 +121,9 @@ class Admission:
         """The drawing of a request with a loaded model, all its samples at their first step."""
         _check_task(request, model.entry, model.arch)
         few_steps = checked.few_steps
-        choices = self._choices(request, few_steps.defaults if few_steps else model.defaults)
+        choices = self._choices(
+            request, few_steps.defaults if few_steps else model.defaults, model.arch
+        )
         adapters = self._shelf.prepare(model, checked.reading.loras)
         self._shelf.activate(model, adapters)
         conditioning = self._prompts.encode(
@@ -156,8 +159,13 @@ class Admission:
             ),
         )
 
-    def _choices(self, request: GenerationRequest, defaults: Defaults) -> Defaults:
+    def _choices(self, request: GenerationRequest, defaults: Defaults, arch: Arch) -> Defaults:
         choices, most = defaults.overridden_by(request), self._limits.max_steps
+        strength = 0.0 if arch.beside == "picture" else getattr(request, "strength", 0.0)
+        if request.num_inference_steps is None and strength:
+            # or a few-step model would have none to do
+            steps = max(choices.num_inference_steps, math.ceil(1 / strength))
+            choices = replace(choices, num_inference_steps=steps)
         if request.num_inference_steps is None and choices.num_inference_steps > most:
             return replace(choices, num_inference_steps=most)
         return choices

@@ -47,7 +47,7 @@ class Batches:
         """The first of those who could share a call, one at least. `alone`: of one request."""
         if self._max_batch:
             return ready[: self._max_batch]
-        if alone:
+        if alone or not self._clock.can_time(ready[0].model.device):
             return ready[: _together_alone(ready[0].model)]
         self._most_rows = self._sizes(ready[0]).limit(ready[0].rows, self._policy)
         return _within(ready, self._most_rows)

@@ -27,9 +27,18 @@ class DeviceClock:
         self._now = now
         self._under_way: deque[tuple[Any, Any, Tell]] = deque()
 
+    def can_time(self, device: torch.device) -> bool:
+        """Apple's GPUs, say, only are told what to do, too, and do not say how long it took."""
+        return device.type in ("cpu", "cuda")
+
     @contextmanager
     def time(self, device: torch.device, tell: Tell) -> Iterator[None]:
-        """Take the time of what is done within and `tell` it, now or later. What fails has none."""
+        """Take the time of what is done within and `tell` it, now or later. What fails has none,
+        nor what is done where it cannot be taken.
+        """
+        if not self.can_time(device):
+            yield
+            return
         if device.type != "cuda":
             began = self._now()
             yield
@@ -37,9 +46,10 @@ class DeviceClock:
             return
         self._read(AHEAD)
         began_at, ended_at = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        began_at.record()
+        stream = torch.cuda.current_stream(device)
+        began_at.record(stream)
         yield
-        ended_at.record()
+        ended_at.record(stream)
         self._under_way.append((began_at, ended_at, tell))
 
     def _read(self, most: int) -> None:

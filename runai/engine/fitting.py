@@ -19,6 +19,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from runai.engine import plan as plans
+from runai.engine import threads
 from runai.engine.cache import ModelCache
 from runai.engine.catalogue import Entry
 from runai.engine.drawing import Drawing
@@ -26,7 +27,6 @@ from runai.engine.faults import device_errors
 from runai.engine.model import LoadedModel
 from runai.engine.plan import Plan
 from runai.engine.starts import Kind, Sample
-from runai.engine.threads import Threads
 from runai.errors import OutOfMemory
 from runai.schema.requests import GenerationRequest
 
@@ -42,7 +42,6 @@ class Fitting:
         self._starting: frozenset[Entry] = frozenset()
         # samples a call may hold where a larger one ran out of memory; goes with its UNet
         self._ceilings: WeakKeyDictionary[Any, dict[Kind, int]] = WeakKeyDictionary()
-        self._threads = Threads()
         self.newest: Plan | None = None
 
     def in_use(self) -> set[Entry]:
@@ -110,7 +109,7 @@ class Fitting:
         """
         drawing = [d.plan for d in self._drawings.values() if d.model.entry == model.entry]
         self._cache.arrange(model, plans.strictest(plan.name for plan in (*drawing, *more)))
-        self._threads.set_for(model)
+        threads.set_for(model)
 
     def within(self, batch: Sequence[Sample], plan: Plan) -> Sequence[Sample]:
         """As many of those who could share a UNet call as there is room for, one at least.

@@ -33,7 +33,7 @@ from runai.schema.units import bytes_text
 # elements that live at the peak of a UNet call: × its first width, per latent and row
 UNET_LIVE = 26.1
 # elements that are kept for shallow calls: the same, see `reuse`
-UNET_KEPT = 2.0
+UNET_KEPT = 1.0
 # elements that live at the peak of decoding: × the VAE's second width, per pixel
 VAE_LIVE = 3.0
 SCRATCH = 1.5

@@ -1,100 +1,125 @@
 """The deep part of a UNet computed at some steps only, and its answer used again between them.
 
-Theory of operation (DeepCache, Ma et al. 2023). From one step to the next a UNet's deep features
-change little. A *whole* call is made as ever, and what enters the last up block is kept of it, for
-each sample; a *shallow* call computes the first down block and the last up block, on what was
-kept. So a whole call says to the bit what it said before, and a shallow one costs what the two
-blocks do. Samples share a call with those whose step is of the same sort.
+Theory of operation (DeepCache, Ma et al. 2023). From one step to the next a UNet's deep layers,
+which work on a small grid, say nearly the same. A *whole* call computes all of it, and what its
+deep part said is `captured`; in a *shallow* call only the outermost layers work, with what was
+captured in its place (`reused`): `LAYERS` of the last block on the way up, and those on the way
+down whose outputs they read. Samples share a call with those whose step is of the same sort.
 
-Knows what a UNet is made of, and no sample: when a step is shallow is said in `starts`.
+Nothing of diffusers' forward is written anew: a whole call is the UNet's own, bit for bit, and in a
+shallow one the deep layers' `forward` is replaced for that call by one that hands its input on. So
+whatever else the UNet reads, and the hooks of LoRAs and of memory plans, hold for both. A shallow
+call that reuses what a call with the same inputs captured says the same, bit for bit.
+
+Knows no sample: when a step is shallow is said in `starts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-
-class Seen:
-    """What entered the last up block in the newest call: rows × channels × h × w."""
-
-    features: torch.Tensor | None = None
-
-    def __call__(self, block: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self.features = named["hidden_states"]
+LAYERS = 1  # of the last block that a shallow call computes; fewer than it has
+_DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
+_UP = ("UpBlock2D", "CrossAttnUpBlock2D")
+_MIDDLE = ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn", "NoneType")
+Forward = Callable[..., Any]
 
 
 def is_possible(unet: Any) -> bool:
-    """Whether there is a deep part, and the two blocks around it fit each other."""
-    return len(unet.up_blocks) > 1 and len(_skips(unet)) == len(unet.up_blocks[-1].resnets)
+    """Whether the UNet is made of the blocks whose ways are known here."""
+    return (
+        all(type(block).__name__ in _DOWN for block in unet.down_blocks)
+        and all(type(block).__name__ in _UP for block in unet.up_blocks)
+        and type(unet.mid_block).__name__ in _MIDDLE
+        and len(unet.up_blocks[-1].resnets) > LAYERS
+    )
 
 
 @contextmanager
-def watched(unet: Any) -> Iterator[Seen]:
-    """Around a whole call: what is kept of it."""
-    seen = Seen()
-    hook = unet.up_blocks[-1].register_forward_pre_hook(seen, with_kwargs=True)
+def captured(unet: Any) -> Iterator[list[torch.Tensor]]:
+    """Around a whole call: afterwards the list holds what its deep part said, a row for each."""
+    said: list[torch.Tensor] = []
+
+    def look(_: Any, given: tuple[torch.Tensor, ...]) -> None:
+        said.append(given[0][:, : -_beside(unet)])
+
+    hook = _first_shallow(unet).register_forward_pre_hook(look)
     try:
-        yield seen
+        yield said
     finally:
         hook.remove()
 
 
-def shallow(
-    unet: Any,
-    latents: torch.Tensor,
-    timesteps: torch.Tensor,
-    text: torch.Tensor,
-    told: Mapping[str, Any],
-    kept: torch.Tensor,
-) -> torch.Tensor:
-    """What the UNet would say, rows × 4 × h × w in fp32: see `backends.Denoiser` for what it gets.
+@contextmanager
+def reused(unet: Any, deep: torch.Tensor) -> Iterator[None]:
+    """Around a shallow call: `deep` stands for what its deep part would say."""
 
-    `kept`: the features of an earlier whole call, for the same rows.
+    def replace(_: Any, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return torch.cat([deep, given[0][:, -_beside(unet) :]], dim=1), *given[1:]
+
+    hook = _first_shallow(unet).register_forward_pre_hook(replace)
+    left_out = dict(_deep(unet))
+    try:
+        for module, forward in left_out.items():
+            module.forward = forward
+        yield
+    finally:
+        for module in left_out:
+            module.__dict__.pop("forward", None)  # its class's is in force again
+        hook.remove()
+
+
+# --- which layers ------------------------------------------------------------------------
+
+
+def _first_shallow(unet: Any) -> Any:
+    """The layer on the way up that reads what the deep part said, and what stands beside it."""
+    return unet.up_blocks[-1].resnets[-LAYERS]
+
+
+def _beside(unet: Any) -> int:
+    """Channels of what it reads beside that: all of the shallow part has as many."""
+    return int(unet.config.block_out_channels[0])
+
+
+def _deep(unet: Any) -> Iterator[tuple[Any, Forward]]:
+    """The layers that a shallow call leaves out, each with what it does instead.
+
+    The first output on the way down is `conv_in`'s, so of the first block one layer less is read.
     """
-    rows = latents.to(unet.dtype)
-    emb, text = _told(unet, rows, timesteps.to(rows.device), text, told)
-    entered = unet.conv_in(rows)
-    _, left = _block(unet.down_blocks[0], emb, text, hidden_states=entered)
-    skipped = (entered, *left)[: len(_skips(unet))]
-    out = _block(unet.up_blocks[-1], emb, text, hidden_states=kept, res_hidden_states_tuple=skipped)
-    if unet.conv_norm_out:
-        out = unet.conv_act(unet.conv_norm_out(out))
-    said: torch.Tensor = unet.conv_out(out)
-    return said.float()
+    first, last = unet.down_blocks[0], unet.up_blocks[-1]
+    yield from _layers(first, slice(LAYERS - 1, None))
+    yield from ((layer, _hand_on) for layer in first.downsamplers or ())
+    for block in unet.down_blocks[1:]:
+        yield block, _down(len(block.resnets) + len(block.downsamplers or ()))
+    if unet.mid_block is not None:
+        yield unet.mid_block, _hand_on
+    yield from ((block, _hand_on) for block in unet.up_blocks[:-1])
+    yield from _layers(last, slice(None, -LAYERS))
 
 
-def _skips(unet: Any) -> tuple[Any, ...]:
-    """What leaves something for the last up block: the first convolution, and the first down
-    block's layers, but for the one that halves the size.
-    """
-    return (unet.conv_in, *unet.down_blocks[0].resnets)
+def _layers(block: Any, which: slice) -> Iterator[tuple[Any, Forward]]:
+    yield from ((layer, _hand_on) for layer in block.resnets[which])
+    attentions = getattr(block, "attentions", None) or ()
+    yield from ((layer, _hand_on_in_a_tuple) for layer in attentions[which])
 
 
-def _told(
-    unet: Any,
-    rows: torch.Tensor,
-    timesteps: torch.Tensor,
-    text: torch.Tensor,
-    told: Mapping[str, Any],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What every block is told of time, class and sizes, and of the text, as `forward` has it."""
-    time = unet.get_time_embed(sample=rows, timestep=timesteps)
-    emb = unet.time_embedding(time, told.get("timestep_cond"))
-    label = unet.get_class_embed(sample=rows, class_labels=told.get("class_labels"))
-    if label is not None:
-        emb = torch.cat([emb, label], -1) if unet.config.class_embeddings_concat else emb + label
-    added = {"added_cond_kwargs": told.get("added_cond_kwargs")}
-    sizes = unet.get_aug_embed(emb=emb, encoder_hidden_states=text, **added)
-    emb = emb if sizes is None else emb + sizes
-    if unet.time_embed_act is not None:
-        emb = unet.time_embed_act(emb)
-    return emb, unet.process_encoder_hidden_states(encoder_hidden_states=text, **added)
+def _hand_on(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return hidden_states
 
 
-def _block(block: Any, emb: torch.Tensor, text: torch.Tensor, **given: Any) -> Any:
-    reads = {"encoder_hidden_states": text} if getattr(block, "has_cross_attention", False) else {}
-    return block(temb=emb, **reads, **given)
+def _hand_on_in_a_tuple(hidden_states: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
+    return (hidden_states,)
+
+
+def _down(outputs: int) -> Forward:
+    """Of a block on the way down, which also says what each of its layers said."""
+
+    def hand_on(hidden_states: torch.Tensor, *_: Any, **__: Any) -> Any:
+        return hidden_states, (hidden_states,) * outputs
+
+    return hand_on

@@ -121,15 +121,12 @@ class Sample:
 
     @property
     def is_shallow(self) -> bool:
-        """Whether this step needs no whole UNet: see `reuse`.
-
-        It does where guidance has just begun or ended, and where the UNet has to be brought to
-        the device, which only a whole call does.
+        """Whether this step needs no whole UNet: see `reuse`. It does where guidance has just
+        begun or ended.
         """
         if self.kept is None or self.position % self.reuse == 0:
             return False
-        unet = self.model.unet
-        return self.kept.shape[0] == self.rows and unet.device.type == self.model.device.type
+        return self.kept.shape[0] == self.rows
 
     @property
     def rows(self) -> int:

@@ -102,15 +102,16 @@ def _call(
     unet, denoiser = batch[0].model.unet, batch[0].networks.denoiser
     if batch[0].is_shallow:
         kept = torch.cat([s.kept for s in batch if s.kept is not None])
-        return reuse.shallow(unet, latents, timesteps, text, told, kept)
+        with reuse.reused(unet, kept):
+            return denoiser(latents, timesteps, text, told)
     if all(sample.reuse == 1 for sample in batch):
         return denoiser(latents, timesteps, text, told)
-    with reuse.watched(unet) as seen:
+    with reuse.captured(unet) as deep:
         said = denoiser(latents, timesteps, text, told)
-    assert seen.features is not None  # noqa: S101 (for mypy: it was called)
-    parts = seen.features.split([sample.rows for sample in batch])
-    for sample, features in zip(batch, parts, strict=True):
-        sample.kept = features.clone() if sample.reuse > 1 else None
+    parts = deep[0].split([sample.rows for sample in batch])
+    for sample, part in zip(batch, parts, strict=True):
+        # a copy: a view would hold what all samples of the call have said
+        sample.kept = part.clone() if sample.reuse > 1 else None
     return said
 
 

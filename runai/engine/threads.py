@@ -12,16 +12,12 @@ import torch
 
 from runai.engine.model import LoadedModel
 
+ALL = torch.get_num_threads()  # as torch, or OMP_NUM_THREADS, has chosen before anybody changed it
 
-class Threads:
-    """Made before anybody changes what torch, or OMP_NUM_THREADS, has chosen: that is all."""
 
-    def __init__(self) -> None:
-        self._all = torch.get_num_threads()
-
-    def set_for(self, model: LoadedModel) -> None:
-        """From now on torch computes with as many threads as are good for this model."""
-        if model.device.type == "cpu":
-            wanted = 1 if model.is_small else self._all
-            if torch.get_num_threads() != wanted:
-                torch.set_num_threads(wanted)
+def set_for(model: LoadedModel) -> None:
+    """From now on torch computes with as many threads as are good for this model."""
+    if model.device.type == "cpu":
+        wanted = 1 if model.is_small else ALL
+        if torch.get_num_threads() != wanted:
+            torch.set_num_threads(wanted)

@@ -271,6 +271,8 @@ class ClientConnection:
             )
         except RuntimeError:
             raise _no_thread() from None
+        if not self.has_seat:
+            self._service.counters.count("connections")
         self.has_seat = True
         self._patience.admit()
         self._wire.max_message_bytes = self._options.max_message_bytes

@@ -144,7 +144,7 @@ class SocketServer:
             self._leave_at_once(sock, error)
             return
         full = self._lack_of_seats(origin)
-        if full is not None and len(self._roll.present()) >= 2 * self._options.max_connections:
+        if full is not None and self._has_crowd(origin):
             self._service.counters.count("connections_refused")
             sock.close()  # there are too many even to be told
             return
@@ -164,6 +164,13 @@ class SocketServer:
         with contextlib.suppress(OSError):
             sock.send(last_words(error, self._options.packet_size), socket.MSG_DONTWAIT)
         sock.close()
+
+    def _has_crowd(self, origin: Origin) -> bool:
+        """Whether too many without a seat are here, in all or from there, to hear one more."""
+        present = self._roll.present()
+        from_there = sum(m.origin == origin and not m.has_seat for m in present)
+        most, most_of_one = self._options.max_connections, self._options.max_connections_per_peer
+        return len(present) >= 2 * most or from_there >= most_of_one
 
     def _lack_of_seats(self, origin: Origin) -> TooManyConnections | None:
         """Why there is no seat for a client from there; None: there is one."""

@@ -257,6 +257,11 @@ def test_a_default_that_is_past_the_servers_limit_is_lowered(shop: Path) -> None
     engine.close()
 
 
+def test_a_strength_that_leaves_none_of_the_default_steps_gets_more(keeper: TorchEngine) -> None:
+    asked = {"model": "v1/sd1", "task": "img2img", "strength": 0.04, "num_inference_steps": None}
+    assert done(keeper, **asked).parameters.num_inference_steps == 25
+
+
 def test_an_edit_has_no_strength_and_says_so_if_one_is_stated(keeper: TorchEngine) -> None:
     edit = {"model": "v1/sd1-edit", "task": "img2img"}
     silent, noted = done(keeper, **edit), done(keeper, **edit, strength=0.3)

@@ -67,7 +67,7 @@ def test_a_unet_of_every_kind_says_what_it_says_in_torch(arch: str, size: tuple[
     torch.manual_seed(0)
     config = tiny.unet_config(**tiny.MODELS[arch].unet)
     unet = tiny.make_unet(config).eval()
-    compiled = openvino_backend.compiled(graph.of_unet(unet), torch.float32)
+    compiled = openvino_backend.compiled(graph.of_unet(unet), torch.float32, 1)
     denoise = openvino_backend.OpenVinoDenoiser(unet, compiled)
     latents = torch.randn(ROWS, config["in_channels"], *size)
     text = torch.randn(ROWS, 77, config["cross_attention_dim"])
@@ -83,7 +83,7 @@ def test_a_decoder_says_what_it_says_in_torch(config: dict[str, Any]) -> None:
 
     torch.manual_seed(0)
     vae = tiny.make_vae(config).eval()
-    compiled = openvino_backend.compiled(graph.of_decoder(vae), torch.float32)
+    compiled = openvino_backend.compiled(graph.of_decoder(vae), torch.float32, 1)
     latents = torch.randn(1, 4, 8, 9) / config["scaling_factor"]
     said = openvino_backend.OpenVinoDecoder(compiled)(latents)
     assert torch.allclose(said, vae.decode(latents).sample, rtol=0, atol=NEAR)

@@ -39,7 +39,7 @@ MODEL = Entry("v1/m", "v1", "safetensors", Path("m.safetensors"), arch="sd1")
         ("SDXL-Lightning-8steps-lora", "lightning", 8),
         ("Hyper-SDXL-1step-lora", "hyper", 1),
         ("Hyper-SD15-8steps-CFG-lora", "hyper", 8),
-        ("Hyper-SDXL-12steps-CFG-lora", None, None),
+        ("Hyper-SDXL-12steps-CFG-lora", "hyper", 12),
         ("sd_xl_turbo_lora_v1", "turbo", None),
         ("turbo-porsche", None, None),
         ("turbo_lora", None, None),

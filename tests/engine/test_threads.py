@@ -9,11 +9,11 @@ import pytest
 import torch
 from drawn import draw
 
+from runai.engine import threads
 from runai.engine.catalogue import Catalogue
 from runai.engine.devices import choose
 from runai.engine.engine import TorchEngine
 from runai.engine.loading import load
-from runai.engine.threads import Threads
 
 
 @pytest.fixture(autouse=True)
@@ -29,15 +29,14 @@ def test_a_small_network_is_drawn_with_one_thread(engine: TorchEngine) -> None:
     assert torch.get_num_threads() == 1
 
 
-@pytest.mark.parametrize(("is_small", "threads"), [(True, 1), (False, 2)])
+@pytest.mark.parametrize(("is_small", "wanted"), [(True, 1), (False, 2)])
 def test_a_network_of_full_size_is_drawn_with_all(
-    models: Path, is_small: bool, threads: int
+    models: Path, is_small: bool, wanted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.set_num_threads(2)
-    chosen = Threads()
+    monkeypatch.setattr(threads, "ALL", 2)
     torch.set_num_threads(1)
     entry = Catalogue([models]).find("v1/plain", "v1")
     model = load(entry, choose("cpu", "fp32"), [models])
     vars(model)["is_small"] = is_small
-    chosen.set_for(model)
-    assert torch.get_num_threads() == threads
+    threads.set_for(model)
+    assert torch.get_num_threads() == wanted

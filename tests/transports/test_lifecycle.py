@@ -135,6 +135,15 @@ def test_more_newcomers_than_can_be_refused_are_closed_at_once(serve: Serve) -> 
         assert first.ask(generate())["type"] == "completed"
 
 
+def test_one_peer_cannot_keep_those_out_who_come_back(serve: Serve) -> None:
+    running = serve(max_connections=8, max_connections_per_peer=1)
+    with running.client() as first:
+        first.hello()
+        with running.client() as refused, running.client() as closed:
+            refused.receive_type("failed")  # and is listened to for a while
+            assert closed.sock.recv(1) == b""
+
+
 def test_a_server_that_is_told_to_stop_while_it_draws_stops(serve: Serve) -> None:
     engine = ScriptedEngine()
     engine.gate.close()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -39,6 +39,8 @@ Wanted = Literal["auto", "torch", "openvino"]
 # what OpenVINO's form takes, as a multiple of torch's weights: as measured with Stable Diffusion
 # 1.5, in bf16 by a processor that keeps everything as fp32 besides
 COPIES = {torch.float32: 1.1, torch.bfloat16: 4.0}
+# what walking an unusual network, or starting a thread, may raise
+FAULTS = (RuntimeError, AttributeError, TypeError, ValueError, LookupError)
 Wrap = Callable[[Any], Any]  # what was compiled, as a Denoiser or Decoder
 
 
@@ -64,7 +66,7 @@ class Backends:
     def __init__(self, wanted: Wanted, place: Place, spare_bytes: Callable[[], int]) -> None:
         _check(wanted, place)
         on_processor = place.device.type == "cpu" and place.dtype in COPIES
-        self._used = wanted != "torch" and on_processor and is_installed()
+        self._used = wanted != "torch" and on_processor and is_installed() and _can_be_imported()
         self._at_once = wanted == "openvino"
         self._dtype = place.dtype
         self._spare_bytes = spare_bytes
@@ -127,22 +129,28 @@ class Backends:
         if self._spare_bytes() < needed + plan.work.peak_bytes(tiled=plan.tiled):
             return None
         made = self._made[network] = _Made(model.name, needed)
-        self._begin(made, write)
+        # detached: they stay what they are if the network goes, or is given others, meanwhile
+        weights = [t.detach() for t in (*network.parameters(), *network.buffers())]
+        self._begin(made, write, weights)
         return made
 
-    def _begin(self, made: _Made, write: Callable[[], Any]) -> None:
-        """The graph is written here, since only this thread may look at the networks."""
+    def _begin(
+        self, made: _Made, write: Callable[[], Any], weights: Sequence[torch.Tensor]
+    ) -> None:
+        """The graph is written here, since only this thread may look at the networks. It reads
+        their `weights` in place, which are held until it is compiled.
+        """
         from runai.engine.backends import graph, openvino_backend
 
         if not openvino_backend.can_compute(self._dtype):
             return made.give_up(f"this processor does not compute in {self._dtype}")
         try:
-            written = write()
-            made.coming = self._background.submit(openvino_backend.compiled, written, self._dtype)
+            given = write(), self._dtype, torch.get_num_threads(), weights
+            made.coming = self._background.submit(openvino_backend.compiled, *given)
         except graph.Unknown as unknown:
             return made.give_up(f"it has {unknown}")
-        except RuntimeError as error:  # no thread can be had
-            return made.give_up(str(error))
+        except FAULTS as error:  # no thread can be had, or a network is odd
+            return made.give_up(_words(error))
         if self._at_once:
             wait([made.coming])
         return None
@@ -151,7 +159,7 @@ class Backends:
         if made is None or made.coming is None or not made.coming.done():
             return usual
         if (error := made.coming.exception()) is not None:
-            made.give_up(str(error).strip().splitlines()[-1])
+            made.give_up(_words(error))
             return usual
         if made.verdict.good is False:
             made.give_up(made.verdict.reason)
@@ -164,6 +172,21 @@ class Backends:
 
 def is_installed() -> bool:
     return importlib.util.find_spec("openvino") is not None
+
+
+def _can_be_imported() -> bool:
+    """Whether what is installed by this name is what is needed."""
+    try:
+        from runai.engine.backends import graph, openvino_backend  # noqa: F401
+    except (ImportError, AttributeError) as error:
+        log.warning("OpenVINO is not used, for it cannot be imported: %s", error)
+        return False
+    return True
+
+
+def _words(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
 
 
 def _check(wanted: Wanted, place: Place) -> None:

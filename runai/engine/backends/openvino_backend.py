@@ -8,7 +8,7 @@ it computed in between: the decoder's, which is the largest, is let go of after 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,15 +58,19 @@ class OpenVinoDecoder:
         return pixels
 
 
-def compiled(network: ov.Model, dtype: torch.dtype) -> ov.CompiledModel:
-    """Takes seconds. Raises RuntimeError."""
+def compiled(
+    network: ov.Model, dtype: torch.dtype, threads: int, weights: Sequence[torch.Tensor] = ()
+) -> ov.CompiledModel:
+    """Takes seconds. Raises RuntimeError. `weights`: those that the graph reads in place, which it
+    does not hold itself.
+    """
     return ov.Core().compile_model(
         network,
         "CPU",
         {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_NUM_THREADS": threads,
         },
     )
 

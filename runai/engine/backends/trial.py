@@ -17,6 +17,7 @@ import torch
 from runai.engine.backends.interface import Backend
 
 log = logging.getLogger(__name__)
+FAULTS = (RuntimeError, MemoryError, ValueError, TypeError)
 # how far the answers may lie apart, relative to their size: rounding, and nothing more
 SAME = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 FASTER = 0.95  # of torch's time, at most: less is not worth the memory
@@ -49,7 +50,7 @@ class Trial:
         try:
             _, others = _timed(self._other, given)  # prepares itself for this size
             other_s, _ = _timed(self._other, given)
-        except RuntimeError as error:  # whatever goes wrong in it: torch's answer is there
+        except FAULTS as error:  # whatever goes wrong in it: torch's answer is there
             self._decide(False, f"it failed: {error}")
             return said
         apart = _apart(others, said)

@@ -20,11 +20,11 @@ from pathlib import Path
 _NAMES = {
     "lcm": re.compile(r"^lcm$|(?<![a-z])lcm[-_ ]?lora"),
     "tcd": re.compile(r"^tcd$|(?<![a-z])tcd[-_ ]sd\w*[-_ ]lora"),
-    "lightning": re.compile(r"(?<![a-z])lightning[-_ ]?\d[-_ ]?step"),
-    "hyper": re.compile(r"(?<![a-z])hyper[-_ ]?sd\w*[-_ ]\d[-_ ]?step"),
+    "lightning": re.compile(r"(?<![a-z])lightning[-_ ]?\d{1,2}[-_ ]?step"),
+    "hyper": re.compile(r"(?<![a-z])hyper[-_ ]?sd\w*[-_ ]\d{1,2}[-_ ]?step"),
     "turbo": re.compile(r"(?<![a-z])sd[-_ ]?(xl)?[-_ ]?turbo[-_ ]?lora"),
 }
-_STEPS = re.compile(r"(?<!\d)([1-9])[-_ ]?steps?(?![a-z])")
+_STEPS = re.compile(r"(?<!\d)([1-9]\d?)[-_ ]?steps?(?![a-z])")
 _KEPT_GUIDANCE = re.compile(r"(?<![a-z])cfg(?![a-z])")
 # a file that diffusers wrote is called so whatever is in it: its folder has the name then
 _NAMELESS = "pytorch_lora_weights"

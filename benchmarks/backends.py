@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,10 @@ def made(write: Callable[[], Any], dtype: torch.dtype) -> Any:
 
 def by_tracing(module: Any, given: tuple[torch.Tensor, ...], dtype: torch.dtype) -> Call:
     began = time.perf_counter()
-    model = ov.convert_model(module, example_input=given)
-    model.reshape([list(tensor.shape) for tensor in given])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on what tracing cannot see
+        model = ov.convert_model(module, example_input=given)
+    model.reshape({i: list(tensor.shape) for i, tensor in enumerate(given)})
     converted = time.perf_counter() - began
     request = openvino_backend.compiled(
         model, dtype, torch.get_num_threads()

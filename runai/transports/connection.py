@@ -158,6 +158,7 @@ class ClientConnection:
     def _let_go(self) -> None:
         """End both threads, and nothing that the client could come back for."""
         self._ended.set()
+        self.has_seat = False
         self._session.park()
         self._stream.shut()
 

@@ -12,7 +12,7 @@ import torch
 
 from runai.engine.device_clock import AHEAD, DeviceClock
 
-GPU, PROCESSOR = torch.device("cuda"), torch.device("cpu")
+GPU, PROCESSOR = torch.device("cuda:1"), torch.device("cpu")  # not the one that torch is at
 
 
 class Event:
@@ -27,8 +27,8 @@ class Event:
         self.number = len(Event.made)
         Event.made.append(self)
 
-    def record(self) -> None:
-        pass
+    def record(self, stream: str) -> None:
+        assert stream == f"the stream of {GPU}"
 
     def query(self) -> bool:
         return self.number < Event.done
@@ -45,6 +45,7 @@ class Event:
 @pytest.fixture(autouse=True)
 def _events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
     Event.made, Event.done, Event.waited = [], 0, []
 
 
@@ -53,6 +54,14 @@ def test_a_processors_time_is_told_at_once() -> None:
     with DeviceClock(lambda: next(now)).time(PROCESSOR, told.append):
         assert told == []
     assert told == [2.5]
+
+
+def test_where_no_time_can_be_taken_none_is_told() -> None:
+    told, device = list[float](), torch.device("mps")
+    with DeviceClock().time(device, told.append):
+        pass
+    assert not DeviceClock().can_time(device)
+    assert told == []
 
 
 def test_what_fails_has_no_time() -> None:

@@ -69,6 +69,11 @@ PROGRAMS: dict[str, Program] = {
         ("shortcuts.py", "--full", "--steps", "10", "--rounds", "1"),
         FULL,
     ),
+    "backends": Program(
+        "OpenVINO against torch, of Stable Diffusion 1.5's size",
+        ("backends.py", "--rounds", "3"),
+        FULL,
+    ),
     "step-full": Program(
         "the same as step, of Stable Diffusion 1.5's size",
         ("step_cost.py", "--arch", "sd1", "--size", "256", "--steps", "4", "--rounds", "3"),

@@ -124,13 +124,13 @@ def test_a_thread_that_cannot_be_started_leaves_nothing_behind(
         watch.saw("too_many_connections")
 
 
-def test_without_even_a_thread_to_refuse_on_a_newcomer_is_closed(
+def test_without_even_a_thread_to_refuse_on_a_newcomer_is_told_why_and_closed(
     scripted: Callable[..., Here], table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = threading.Thread.start
 
     def start_others(thread: threading.Thread) -> None:
-        if thread.name == "runai-refusal":
+        if thread.name.endswith("-reader"):
             raise RuntimeError("can't start new thread")
         start(thread)
 
@@ -141,8 +141,10 @@ def test_without_even_a_thread_to_refuse_on_a_newcomer_is_closed(
         with monkeypatch.context() as within:
             within.setattr(threading.Thread, "start", start_others)
             with RawClient(server.port) as newcomer:
+                refused = newcomer.receive_type("failed")
+                assert refused["error"]["code"] == "too_many_connections"
                 assert newcomer.receive() is None
-        watch.saw("closed")
+        watch.saw("too_many_connections")
         for client in (one, other):
             client.close()
         _until(lambda: _is_seated(server.port))  # there are seats again

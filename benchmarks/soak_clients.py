@@ -28,6 +28,8 @@ NICENESS = 5  # what is measured is the server
 CANCELED, WITH_PICTURE = 0.1, 0.1  # of all requests
 SIDES, STEPS = (64, 64, 128, 256), (2, 4, 8, 16)
 DRAIN_S = 120.0
+# people ask for variations; were they all different, the prompt cache alone would grow to its bound
+PROMPTS = [f"picture {n}" for n in range(100)]
 
 
 def picture() -> str:
@@ -111,7 +113,8 @@ class SoakClient:
         name = f"{self.number}-{self._asked}"
         side = self._chance.choice(SIDES)
         asked: dict[str, Any] = {"type": "generate", "task": "txt2img", "id": name}
-        asked |= {"prompt": f"picture {name}", "width": side, "height": side, "seed": self._asked}
+        asked |= {"prompt": self._chance.choice(PROMPTS), "width": side, "height": side}
+        asked |= {"seed": self._asked}
         asked |= {"num_inference_steps": self._chance.choice(STEPS)}
         if self._chance.random() < WITH_PICTURE:
             asked |= {"task": "img2img", "image": self._image, "strength": 0.8}

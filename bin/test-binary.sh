@@ -80,7 +80,8 @@ unshare -n -m sh "$work/alone.sh" "$work" "$python" tests/binary/drive.py \
 echo "Drawing with the wheel …"
 # from a copy: pip builds in the folder, and may find what was built there before
 mkdir "$work/source" "$work/wheel"
-git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$work/source"
+cp -R runai models.example benchmarks setup.cfg setup.py pyproject.toml MANIFEST.in README.md \
+    LICENSE "$work/source"
 "$python" -m pip install --quiet --no-deps --target "$work/installed" "$work/source"
 cp "$work/binary/seed" "$work/wheel"
 rm -rf "$work/models/v1/full" # what was converted

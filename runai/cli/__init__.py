@@ -1,10 +1,9 @@
 """The commands, and the composition root: the only room that knows all the others.
 
-`runai`, `runai serve` and `python -m runai` serve; `generate`, `models` and `status` are
-clients, `doctor` looks at the installation, `bench` measures, `certificate` and `service` write
-files. One file per
-command, each with `run(words, make_engine) -> exit code`; a command's file is imported when it is
-asked for, so that serving does not wait for the others' imports.
+`runai`, `runai serve` and `python -m runai` serve; `generate`, `models` and `status` are clients,
+`doctor` looks at the installation, `bench` measures, `certificate` and `service` write files. One
+file per command, each with `run(words, make_engine) -> exit code`; a command's file is imported
+when it is asked for, so that serving does not wait for the others' imports.
 An error ends as one line on stderr, never as a traceback. Decides nothing about drawing.
 """
 

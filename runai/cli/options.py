@@ -87,7 +87,9 @@ OPTIONS = (
         "guided from this part of its steps on (0)",
     ),
     Option(("--guidance-end",), ("guidance_end",), float, "X", "guided until this part (1)"),
-    Option(("--token-merging",), ("token_merging",), float, "X", "so much of it for attention (0)"),
+    Option(
+        ("--token-merging",), ("token_merging",), float, "X", "merge this part of like tokens (0)"
+    ),
     Option(("--reuse",), ("reuse",), int, "N", "the whole UNet every N steps only (1)"),
     Option(("--eta",), ("eta",), float, "X", "DDIM's eta, 0 to 1 (0)"),
     Option(("--seed",), ("seed",), int, "N", "the same seed gives the same picture (random)"),

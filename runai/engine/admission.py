@@ -163,8 +163,9 @@ class Admission:
         choices, most = defaults.overridden_by(request), self._limits.max_steps
         strength = 0.0 if arch.beside == "picture" else getattr(request, "strength", 0.0)
         if request.num_inference_steps is None and strength:
-            # or a few-step model would have none to do
-            steps = max(choices.num_inference_steps, math.ceil(1 / strength))
+            # or a few-step model would have none to do; of the smallest numbers 1 / x is infinite
+            least = math.ceil(min(1 / strength, most))
+            steps = max(choices.num_inference_steps, least)
             choices = replace(choices, num_inference_steps=steps)
         if request.num_inference_steps is None and choices.num_inference_steps > most:
             return replace(choices, num_inference_steps=most)

@@ -4,9 +4,8 @@ Theory of operation. Each turn of the loop: wait until there is something to do 
 condition; idling costs nothing: an engine that wants to let go of something later says when
 it is to be called for that); clear out what was canceled; take jobs up while the engine has
 room, and past that who has nothing in it beside others who have much; do one step; write what
-came of it into the ledger. After a job that failed to start or
-that had to load its model, a step is done before the next is taken up, so nobody's picture
-waits for more than one of those.
+came of it into the ledger. After a job that failed to start or that had to load its model, a step
+is done before the next is taken up, so nobody's picture waits for more than one of those.
 
 Whose fault is what: an exception in `admit` is the failure of the job that was taken up. One
 in `step` could be anybody's, so every job in the engine fails and is dropped. One in `preload` or

@@ -262,6 +262,16 @@ def test_a_strength_that_leaves_none_of_the_default_steps_gets_more(keeper: Torc
     assert done(keeper, **asked).parameters.num_inference_steps == 25
 
 
+@pytest.mark.parametrize("strength", [1e-9, 5e-324])
+def test_a_strength_that_leaves_none_of_all_steps_there_may_be_is_refused(
+    keeper: TorchEngine, strength: float
+) -> None:
+    asked = {"model": "v1/sd1", "task": "img2img", "num_inference_steps": None}
+    with pytest.raises(InvalidField) as caught:
+        keeper.admit("k", make_request(**asked, strength=strength))
+    assert caught.value.field == "strength"
+
+
 def test_an_edit_has_no_strength_and_says_so_if_one_is_stated(keeper: TorchEngine) -> None:
     edit = {"model": "v1/sd1-edit", "task": "img2img"}
     silent, noted = done(keeper, **edit), done(keeper, **edit, strength=0.3)

@@ -150,6 +150,30 @@ def test_a_batch_of_samples_with_other_numbers_of_rows_gives_the_same_pictures(
 # --- who draws ---------------------------------------------------------------------------
 
 
+def test_the_weights_stay_what_they_are_until_it_is_compiled(
+    auto: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph reads them in place: one that is let go of meanwhile would be read all the same."""
+    from runai.engine.backends import openvino_backend
+
+    may_begin, held_then, compile_ = threading.Event(), list[bool](), openvino_backend.compiled
+
+    def late(network: Any, dtype: Any, count: int, weights: Any) -> Any:
+        assert may_begin.wait(60)
+        held_then.append(bool(weights) and all(bool(w.any()) for w in weights if w.dim() > 1))
+        return compile_(network, dtype, count, weights)
+
+    monkeypatch.setattr(openvino_backend, "compiled", late)
+    draw(auto)
+    model = held(auto)
+    for part in (model.unet, model.vae.decoder):
+        for parameter in part.parameters():
+            parameter.data = torch.zeros_like(parameter)
+    may_begin.set()
+    auto._backends.join()
+    assert held_then == [True, True]
+
+
 def test_torch_draws_until_openvino_has_proven_itself(
     auto: TorchEngine, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from runai.engine import footprint
 from runai.engine import plan as plans
 from runai.engine.catalogue import Entry
 from runai.engine.devices import Place
+from runai.engine.gauge import Gauge
 from runai.engine.held import Held, release
 from runai.engine.main_memory import available_memory
 from runai.engine.model import LoadedModel
@@ -60,7 +61,8 @@ class ModelCache:
         self._place = place
         self._max_bytes = max_bytes
         self._beside = beside
-        self._free_bytes = free_bytes or place.free_bytes
+        self._gauge = Gauge(free_bytes or place.free_bytes, clock)
+        self._free_bytes = self._gauge.exact
         self._clock = clock
         self._held: dict[Entry, Held] = {}  # the longest unused first
 
@@ -79,12 +81,12 @@ class ModelCache:
         return [held.as_event(now, in_use=held.entry in in_use) for held in all_]
 
     def holdings(self, in_use: Collection[Entry]) -> Holdings:
-        """What is in memory, and how much more could be. Any thread."""
+        """What is in memory, and how much more could be, a second ago at most. Any thread."""
         loaded = self.loaded(in_use)
         return Holdings(
             loaded=loaded,
             loaded_bytes=sum(held.bytes for held in loaded),
-            free_bytes=self._free_bytes(),
+            free_bytes=self._gauge.recent(),
             max_bytes=self._max_bytes,
         )
 

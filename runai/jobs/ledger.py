@@ -56,6 +56,9 @@ class Ledger:
         *,
         log_prompts: bool = False,
     ) -> None:
+        # who hands in a request waits for this one first: with hundreds waiting for the other, each
+        # turn of which may cost a wait for Python's own lock, a mere question would take a second
+        self.intake = threading.Lock()
         self.lock = threading.Lock()
         self.news = threading.Condition(self.lock)  # an engine or a client went, or a job ended
         self._work = threading.Condition(self.lock)  # the worker has something to do

@@ -77,7 +77,7 @@ class Session:
         Raises LimitError (among them QueueFull), DuplicateId or ServerStopping; else `accepted`
         is the request's first event.
         """
-        with self._ledger.open():
+        with self._ledger.intake, self._ledger.open():
             if self._is_replaced:
                 raise ConnectionLost("The client has come back on another connection.")
             self._ledger.add(self._outbox, request, tag, self._limits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -20,6 +21,7 @@ from runai.schema.events import (
     Models,
     Preview,
     Progress,
+    Status,
 )
 from runai.schema.limits import Limits
 from runai.schema.requests import ImageToImage
@@ -351,6 +353,19 @@ def test_the_status_counts_clients_queued_and_running(serve: Serve) -> None:
     assert (status.clients, status.queued, status.running) == (2, 2, 1)
     assert (status.state, status.loaded_models) == ("ready", ["shapes"])
     assert status.uptime_s > 0
+
+
+def test_a_question_is_answered_past_those_who_hand_in_requests(serve: Serve) -> None:
+    service = serve(ScriptedEngine())
+    sessions = [service.open_session() for _ in range(20)]
+    with service._ledger.intake:  # somebody's turn, which takes long
+        handing_in = [in_thread(partial(session.submit, ask("a"))) for session in sessions]
+        sessions[0].post(service.status())
+        answer = take(sessions[0])
+        assert isinstance(answer, Status) and answer.counters.accepted == 0
+    for handed_in, session in zip(handing_in, sessions, strict=True):
+        handed_in()
+        assert isinstance(take_until_end(session, "a")[-1], Completed)
 
 
 def test_hello_tells_the_limits_and_what_can_be_asked(serve: Serve) -> None:

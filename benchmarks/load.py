@@ -32,6 +32,7 @@ from runai.engine.devices import Place, choose
 from runai.engine.loading import load
 from runai.engine.loading.weights import read_index
 from runai.engine.model import LoadedModel
+from runai.schema.late import made
 
 
 def entry_of(path: Path) -> Entry:
@@ -118,7 +119,7 @@ def draw(path: Path, place: Place, vocabulary: Path) -> None:
     loaded = time.perf_counter()
     events: list[Any] = []
     while engine.is_busy():
-        events += [event for _, event in engine.step()]
+        events += [made(event) for _, event in engine.step()]
     done = time.perf_counter()
     png = Path(tempfile.mkdtemp(), "full-size.png")
     png.write_bytes(events[-1].images[0].png)

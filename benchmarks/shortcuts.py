@@ -27,6 +27,7 @@ from side_by_side import compare
 from runai.engine.engine import TorchEngine
 from runai.schema.codec import parse_task
 from runai.schema.events import Completed
+from runai.schema.late import made
 from runai.testing import shapes
 
 SHORTCUTS: dict[str, dict[str, Any]] = {
@@ -45,7 +46,7 @@ FIRST_SEED = 1000
 def drawn(engine: TorchEngine, fields: dict[str, Any]) -> Image.Image:
     request = {"id": "b", "task": "txt2img", "guidance_scale": 5.0, "sampler": "euler", **fields}
     engine.admit("b", parse_task(request))
-    events = [event for _ in iter(engine.is_busy, False) for _, event in engine.step()]
+    events = [made(event) for _ in iter(engine.is_busy, False) for _, event in engine.step()]
     assert isinstance(events[-1], Completed), events[-1]
     return Image.open(io.BytesIO(events[-1].images[0].png))
 

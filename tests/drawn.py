@@ -13,6 +13,7 @@ from runai.engine.engine import TorchEngine
 from runai.engine.model import LoadedModel
 from runai.schema.codec import parse_task
 from runai.schema.events import Completed, Failed, JobEvent
+from runai.schema.late import made
 
 Pixels = np.ndarray[Any, Any]
 
@@ -69,12 +70,12 @@ def run(engine: TorchEngine, requests: dict[str, Any]) -> dict[str, list[JobEven
         if not engine.is_busy():
             return events
         for key, event in engine.step():
-            events[key].append(event)
+            events[key].append(made(event))
     raise AssertionError("the engine did not come to an end")
 
 
 def last(events: list[JobEvent]) -> Completed:
-    event = events[-1]
+    event = made(events[-1])
     assert not isinstance(event, Failed), event.error
     assert isinstance(event, Completed)
     return event

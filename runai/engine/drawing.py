@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from runai.engine import images
@@ -15,9 +17,23 @@ from runai.engine.plan import Plan
 from runai.engine.prompting import Reading
 from runai.engine.starts import Sample
 from runai.schema.events import Completed, Parameters, Picture, Progress
+from runai.schema.late import Late
 from runai.schema.requests import SHORTCUTS, GenerationRequest
 
 PREVIEW_EVERY = 4  # steps
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A finished picture, checked and marked."""
+
+    pixels: images.Picture
+    nsfw: bool = False
+
+    def written(self, seed: int, parameters: dict[str, Any]) -> Picture:
+        """As a PNG that carries its parameters."""
+        said = {**parameters, "seed": seed, "num_images": 1}
+        return Picture(png=images.write_png(self.pixels, said), seed=seed, nsfw=self.nsfw)
 
 
 @dataclass(eq=False)
@@ -36,7 +52,7 @@ class Drawing:
     model_hash: str | None = None
     vae: Entry | None = None  # the one that is used instead of the model's own
     notes: tuple[str, ...] = ()
-    pictures: dict[int, Picture] = field(default_factory=dict)
+    pictures: dict[int, Drawn] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     stepped_down: bool = False  # after memory ran out; that is done once
 
@@ -61,21 +77,18 @@ class Drawing:
             seconds_left=None if left is None else round(left, 2),
         )
 
-    def add(self, index: int, picture: images.Picture, *, nsfw: bool) -> None:
-        """Keep a finished picture as a PNG that carries its parameters."""
-        seed = self.seed + index
-        said = {**self.parameters().model_dump(exclude_none=True), "seed": seed, "num_images": 1}
-        png = images.write_png(picture, said)
-        self.pictures[index] = Picture(png=png, seed=seed, nsfw=nsfw)
-
-    def completed(self) -> Completed:
-        return Completed(
+    def completed(self) -> Late:
+        """The last event; its pictures are written when it is made. Holds nothing of the model."""
+        seeds = range(self.seed, self.seed + len(self.samples))
+        drawn = [self.pictures[i] for i in range(len(self.samples))]
+        said = Completed(
             id=self.request.id,
-            images=[self.pictures[i] for i in range(len(self.samples))],
+            images=[],
             parameters=self.parameters(),
             memory=self.plan.as_event(),
             notes=list(self.notes),
         )
+        return Late(partial(_with_pictures, said, drawn, seeds))
 
     def parameters(self) -> Parameters:
         request = self.request
@@ -105,6 +118,12 @@ class Drawing:
             nsfw_filter=request.nsfw_filter,
             watermark=request.watermark,
         )
+
+
+def _with_pictures(said: Completed, drawn: Sequence[Drawn], seeds: Sequence[int]) -> Completed:
+    parameters = said.parameters.model_dump(exclude_none=True)
+    written = [one.written(seed, parameters) for one, seed in zip(drawn, seeds, strict=True)]
+    return said.model_copy(update={"images": written})
 
 
 def _shortcuts(request: GenerationRequest) -> dict[str, Any]:

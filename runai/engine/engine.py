@@ -41,12 +41,13 @@ from runai.schema.events import (
     ModelInfo,
     Unusable,
 )
+from runai.schema.late import Late
 from runai.schema.limits import Limits
 from runai.schema.requests import GenerationRequest, TextToImage
 from runai.schema.stages import Spent
 
 COUNTED_SAMPLES = 2  # of one request: one for many pictures must not keep all others out
-Outcome = tuple[str, JobEvent]
+Outcome = tuple[str, JobEvent | Late]
 
 
 class TorchEngine:

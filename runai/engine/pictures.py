@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from runai.engine import finish
-from runai.engine.drawing import PREVIEW_EVERY, Drawing
+from runai.engine.drawing import PREVIEW_EVERY, Drawing, Drawn
 from runai.engine.faults import device_errors
 from runai.engine.fitting import Fitting
 from runai.engine.images import Picture
@@ -63,7 +63,6 @@ class Pictures:
             sample = drawing.samples[index]
             decoder = sample.networks.decoder
             picture = finish.decode(model, sample.latents, decoder=decoder, tiled=plan.tiled)
-        with self._stopwatch.time("png"):
             self._finish(drawing, index, picture)
 
     def _finish(self, drawing: Drawing, index: int, picture: Picture) -> None:
@@ -74,4 +73,4 @@ class Pictures:
         if request.watermark and not nsfw:
             picture, notes = self._watermark.mark(picture, model.arch.version)
             drawing.notes = tuple(dict.fromkeys((*drawing.notes, *notes)))
-        drawing.add(index, picture, nsfw=nsfw)
+        drawing.pictures[index] = Drawn(picture, nsfw=nsfw)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from runai.schema.events import CallTime, Holdings, JobEvent, Memory, ModelInfo, Unusable
+from runai.schema.late import Late
 from runai.schema.requests import GenerationRequest
 from runai.schema.stages import Spent
 
@@ -47,11 +48,12 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self) -> Sequence[tuple[str, JobEvent]]:
+    def step(self) -> Sequence[tuple[str, JobEvent | Late]]:
         """Do one denoising step of one batch; what came of it, by key.
 
         Events carry the request's own id. A request's `completed` or `failed` is its last
-        event, and it is no longer in the engine then. Does nothing when nothing is admitted.
+        event, and it is no longer in the engine then; it may be left to be made on another
+        thread (`Late`). Does nothing when nothing is admitted.
         """
         ...
 

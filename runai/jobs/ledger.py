@@ -3,7 +3,8 @@
 Theory of operation. One lock guards all of it, including every `Job` and `Outbox`; nothing
 slow happens under it and the engine is never called under it. Sessions write in requests
 and cancellations; the worker reads what to do and writes in what came of it. A job is
-in the queue, in `running`, or over. Canceling is done at once, here: the client gets its last
+in the queue, in `running`, or over; of those in `running` some are drawn, and their
+last event is being made (`finisher`). Canceling is done at once, here: the client gets its last
 event, the job leaves the books, and its key is put on `_to_drop` for the worker to clear
 out of the engine before the next step. What the engine still says about it is not listened to.
 What happens is counted, timed and noted for the log too (`accounts`). The log is told after
@@ -70,6 +71,7 @@ class Ledger:
         self.returning = Returning(max_parked)
         self.queue = FairQueue()
         self.running: dict[str, Job] = {}
+        self._drawn: set[str] = set()  # keys, of those that run
         self._to_drop: list[str] = []
         self.engine: Engine | None = None
         self.accounts = Accounts(log_prompts=log_prompts)
@@ -193,7 +195,7 @@ class Ledger:
 
     @property
     def has_work(self) -> bool:
-        if self.quitting or self.running or self._to_drop:
+        if self.quitting or self._to_drop or len(self.running) > len(self._drawn):
             return True
         return any(not self.outboxes[client].is_behind for client in self.queue.clients)
 
@@ -201,8 +203,9 @@ class Ledger:
         """The first jobs of those who have none running, while those who have hold two each on an
         average: so a flood that came first keeps nobody out, and what runs at most doubles.
         """
-        served = {job.client for job in self.running.values()}
-        if 2 * len(served) > len(self.running):
+        drawing = self._drawing()
+        served = {job.client for job in drawing}
+        if 2 * len(served) > len(drawing):
             return []
         return (job for job in self.queue.firsts if job.client not in served)
 
@@ -214,6 +217,9 @@ class Ledger:
         behind = {client for client in self.queue.clients if self.outboxes[client].is_behind}
         drawable = (job for job in jobs if job.client not in behind)
         return list(itertools.islice(drawable, LOOK_AHEAD))
+
+    def _drawing(self) -> list[Job]:
+        return [job for key, job in self.running.items() if key not in self._drawn]
 
     def take_answer(self, outbox: Outbox) -> Answer:
         """The oldest unread answer of a client that has one."""
@@ -244,6 +250,7 @@ class Ledger:
     def _end(self, job: Job, event: JobEvent) -> None:
         if job.key in self.running:
             del self.running[job.key]
+            self._drawn.discard(job.key)
         else:
             self.queue.remove(job)
         job.end(event)
@@ -340,9 +347,23 @@ class Ledger:
                 if not job.is_over:
                     self._end(job, _last_event(job, error))
 
-    def running_jobs(self) -> list[Job]:
+    def drawing_jobs(self) -> list[Job]:
+        """Those that the engine has."""
         with self.lock:
-            return list(self.running.values())
+            return self._drawing()
+
+    def set_drawn(self, key: str) -> None:
+        """The engine is done with it, but its last event is not made yet."""
+        with self.lock:
+            if key in self.running:
+                self._drawn.add(key)
+
+    # For the finisher.
+
+    def drawn_job(self, key: str) -> Job | None:
+        """Whose last event it is, unless nobody wants it any more."""
+        with self.lock:
+            return self.running.get(key)
 
 
 def again(error: RunAIError) -> RunAIError:

@@ -4,8 +4,9 @@ Theory of operation. Each turn of the loop: wait until there is something to do 
 condition; idling costs nothing: an engine that wants to let go of something later says when
 it is to be called for that); clear out what was canceled; take jobs up while the engine has
 room, and past that who has nothing in it beside others who have much; do one step; write what
-came of it into the ledger. After a job that failed to start or that had to load its model, a step
-is done before the next is taken up, so nobody's picture waits for more than one of those.
+came of it into the ledger, or have it made (`finisher`). After a job that failed to start or that
+had to load its model, a step is done before the next is taken up, so nobody's picture waits for
+more than one of those.
 
 Whose fault is what: an exception in `admit` is the failure of the job that was taken up. One
 in `step` could be anybody's, so every job in the engine fails and is dropped. One in `preload` or
@@ -22,14 +23,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from runai.errors import DeviceLost, OutOfMemory, RunAIError, ServerStopping
+from runai.errors import DeviceLost, RunAIError, ServerStopping
 from runai.jobs.engine import Engine
+from runai.jobs.faults import as_error
+from runai.jobs.finisher import Finisher
 from runai.jobs.job import Job
 from runai.jobs.ledger import Ledger
+from runai.schema.events import JobEvent
+from runai.schema.late import Late
 
-MOST_SAID = 300
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +52,7 @@ class Worker:
         self._on_fatal = on_fatal
         self._preloaded = preload
         self._came = False  # the engine
+        self.finisher = Finisher(ledger)
         self._thread = threading.Thread(target=self._run, name="runai-worker")
 
     def start(self) -> None:
@@ -61,7 +66,8 @@ class Worker:
     def _run(self) -> None:
         fatal: RunAIError | None = None
         try:
-            self._work()
+            with self.finisher:
+                self._work()
         except ServerStopping:  # who was to make the engine has given up
             log.debug("The engine is not wanted any more.")
         except BaseException as error:  # any fault of the engine's: its clients must hear of it
@@ -168,16 +174,23 @@ class Worker:
     def _step(self, engine: Engine) -> None:
         self._drop_canceled(engine)
         try:
-            events = engine.step()
+            outcomes = engine.step()
             self._ledger.timed(engine.take_timings())
-            self._ledger.deliver(events)
+            self._tell(outcomes)
         except DeviceLost:
             raise
         except BaseException as error:  # noqa: BLE001 (whose is unknown: all of them failed)
-            self._fail(engine, self._ledger.running_jobs(), error)
+            self._fail(engine, self._ledger.drawing_jobs(), error)
         if not engine.is_busy():
             lost = RunAIError("The engine ended without an answer.")
-            self._ledger.fail(self._ledger.running_jobs(), lost)
+            self._ledger.fail(self._ledger.drawing_jobs(), lost)
+
+    def _tell(self, outcomes: Sequence[tuple[str, JobEvent | Late]]) -> None:
+        late = [(key, event) for key, event in outcomes if isinstance(event, Late)]
+        self._ledger.deliver([(key, e) for key, e in outcomes if not isinstance(e, Late)])
+        for key, event in late:
+            self._ledger.set_drawn(key)
+            self.finisher.finish(key, event)
 
     def _fail(self, engine: Engine, jobs: list[Job], error: BaseException) -> None:
         if not isinstance(error, RunAIError):
@@ -186,23 +199,6 @@ class Worker:
         self._ledger.fail(jobs, as_error(error))
         for job in jobs:
             engine.drop(job.key)
-
-
-def as_error(error: BaseException) -> RunAIError:
-    """Any exception as one of ours."""
-    if isinstance(error, RunAIError):
-        return error
-    if isinstance(error, MemoryError):
-        return OutOfMemory("The server has not enough memory for this.")
-    return RunAIError(f"{type(error).__name__}: {_text_of(error)}")
-
-
-def _text_of(error: BaseException) -> str:
-    """What an error of a library says, as much as a message should hold."""
-    try:
-        return str(error)[:MOST_SAID]
-    except Exception:  # noqa: BLE001 (somebody's `__str__`)
-        return "it cannot say what"
 
 
 def _is_warm(engine: Engine, job: Job) -> bool:

@@ -16,8 +16,8 @@ MEANINGS: dict[Stage, str] = {
     "load": "reading weights of a model or VAE",
     "encode": "prompts, pictures and LoRAs made ready",
     "step": "one denoising step of one batch",
-    "decode": "latents to a picture",
-    "png": "a picture checked, marked and written as PNG",
+    "decode": "latents to a picture, checked and marked",
+    "png": "a request's pictures written as PNG, beside the next ones' steps",
 }
 
 

@@ -7,6 +7,7 @@ for. A test steers it in these ways:
 - `gate`: `engine.gate.close()` makes the worker wait before its next step,
   `wait_until_reached()` tells when it is there, `let_pass(n)` gives it n steps, `open()` all;
   `loading_gate` does the same for the loading of a model.
+- `late`: its last answers are left to be made on another thread; there `finishing_gate` stands.
 - `faults`: what goes wrong with which request (by its id), and when.
 - `breaks`: what a method raises, by its name and in turn, before it works (again).
 - `models_on_disk`, and `useless` files with the reasons why.
@@ -25,6 +26,7 @@ import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from PIL import Image
 
@@ -45,6 +47,7 @@ from runai.schema.events import (
     Progress,
     Unusable,
 )
+from runai.schema.late import Late
 from runai.schema.requests import GenerationRequest, TextToImage, Upscale
 from runai.schema.stages import Spent, Stage
 
@@ -154,6 +157,8 @@ class ScriptedEngine:
     draw: Callable[[GenerationRequest, int, int, int], bytes] = plain_picture
     gate: Gate = field(default_factory=Gate)
     loading_gate: Gate = field(default_factory=Gate)
+    late: bool = False
+    finishing_gate: Gate = field(default_factory=Gate)
     log: list[tuple[str, str]] = field(default_factory=list)
     threads: set[str] = field(default_factory=set)
     closed: bool = False
@@ -199,7 +204,7 @@ class ScriptedEngine:
         self._drawings[key] = self._begin(request, model)
         self._spend("encode", key)
 
-    def step(self) -> Sequence[tuple[str, JobEvent]]:
+    def step(self) -> Sequence[tuple[str, JobEvent | Late]]:
         if not self._drawings:
             return []
         self.gate.enter()
@@ -275,7 +280,7 @@ class ScriptedEngine:
         self.closed = True
 
     def requests(self, what: str) -> list[str]:
-        """The ids of the requests that `what` ("admit", "step", "load", "drop") was done to."""
+        """The ids of the requests that `what` ("admit", "load", "step", ...) was done to."""
         return [of for done, of in list(self.log) if done == what]
 
     def _break(self, method: str) -> None:
@@ -312,22 +317,34 @@ class ScriptedEngine:
         if fault is not None and fault.raised and drawing.done == fault.after_steps:
             raise fault.error
 
-    def _advance(self, key: str, drawing: _Drawing) -> list[JobEvent]:
+    def _advance(self, key: str, drawing: _Drawing) -> list[JobEvent | Late]:
         fault = self.faults.get(drawing.request.id)
         if fault is not None and drawing.done == fault.after_steps:
             del self._drawings[key]
             return [_failed(drawing.request.id, fault.error)]
         drawing.done += 1
-        events: list[JobEvent] = [_progress(drawing)]
+        events: list[JobEvent | Late] = [_progress(drawing)]
         if drawing.request.preview:
             events += self._previews(drawing)
         if drawing.done == drawing.total:
             del self._drawings[key]
             for _ in range(drawing.request.num_images):
                 self._spend("decode", key)
-                self._spend("png", key)
-            events.append(self._completed(drawing))
+            events.append(self._last(key, drawing))
         return events
+
+    def _last(self, key: str, drawing: _Drawing) -> JobEvent | Late:
+        if self.late:
+            return Late(partial(self._finish, drawing))
+        for _ in range(drawing.request.num_images):
+            self._spend("png", key)
+        return self._completed(drawing)
+
+    def _finish(self, drawing: _Drawing) -> Completed:
+        self.finishing_gate.enter()
+        self._break("finish")
+        self._note("finish", drawing.request.id)
+        return self._completed(drawing)
 
     def _previews(self, drawing: _Drawing) -> list[Preview]:
         request, width, height = drawing.request, drawing.width // 8, drawing.height // 8

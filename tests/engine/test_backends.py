@@ -26,6 +26,7 @@ from runai.engine.devices import Place
 from runai.engine.engine import TorchEngine
 from runai.engine.model import LoadedModel
 from runai.errors import DependencyMissing, InvalidSetting
+from runai.schema.late import made
 
 pytestmark = pytest.mark.skipif(
     not is_installed(), reason="openvino is missing, and the [dev] extra has it: nothing is tested"
@@ -210,7 +211,7 @@ def test_a_picture_that_has_begun_stays_with_its_backend(
     auto.admit("late", make_request())
     events: list[Any] = []
     while auto.is_busy():
-        events += [event for key, event in auto.step() if key == "early"]
+        events += [made(event) for key, event in auto.step() if key == "early"]
     assert backend_of(auto) == "openvino"
     alone = draw(engine, prompt="a b c", num_inference_steps=8)
     assert np.array_equal(pixels(last(events)), alone)

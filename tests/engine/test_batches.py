@@ -24,6 +24,7 @@ from runai.engine.pace import ENOUGH, MOST_ROWS_EACH
 from runai.jobs.service import Service
 from runai.jobs.session import Session
 from runai.schema.events import TERMINAL, Completed
+from runai.schema.late import Late
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_a_short_job_behind_a_long_one_waits_for_every_other_call_at_most(
     engine.admit("short", make_request(num_inference_steps=4))
     answered = False
     while not answered:
-        answered = any(key == "short" and isinstance(e, Completed) for key, e in engine.step())
+        answered = any(key == "short" and isinstance(e, Late) for key, e in engine.step())
     assert len(calls.rows) == calls_until_answered
 
 
@@ -131,7 +132,10 @@ class Desk:
         self.service._ledger.engine_came(engine)
 
     def turn(self) -> None:
-        self.service._worker.turn(self.engine)
+        worker = self.service._worker
+        worker.turn(self.engine)
+        while worker.finisher.waiting:
+            worker.finisher.finish_next()
 
 
 def answered(session: Session) -> bool:

@@ -25,6 +25,7 @@ from runai.engine.faults import device_errors
 from runai.engine.plan import Work
 from runai.errors import ModelBroken, OutOfMemory
 from runai.schema.events import Completed
+from runai.schema.late import made
 
 # a single file's VAE is read as full-size ones are: with norms over 32 groups
 WIDE_VAE = {**tiny.VAE, "block_out_channels": [32] * 4, "norm_num_groups": 32}
@@ -52,7 +53,7 @@ def engine(base: Path) -> Iterator[TorchEngine]:
 def finish(engine: TorchEngine) -> dict[str, Any]:
     events: dict[str, Any] = {}
     while engine.is_busy():
-        events |= dict(engine.step())
+        events |= {key: made(event) for key, event in engine.step()}
     return events
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from runai.errors import DeviceLost
-from runai.jobs.worker import as_error
+from runai.jobs.faults import as_error
 from runai.testing.scripted import Fault, ScriptedEngine
 from tests.faults.servers import Here
 from tests.faults.watching import Table, Watch

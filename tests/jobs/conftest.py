@@ -36,4 +36,5 @@ def serve() -> Iterator[Callable[..., Service]]:
     for service, engine in made:
         engine.gate.open()
         engine.loading_gate.open()
+        engine.finishing_gate.open()
         service.stop()

@@ -20,6 +20,7 @@ from PIL import Image
 from runai.engine.engine import TorchEngine
 from runai.schema.codec import parse_task
 from runai.schema.events import Completed
+from runai.schema.late import made
 from runai.testing import shapes
 
 pytestmark = pytest.mark.slow
@@ -34,7 +35,8 @@ def draw_all(engine: TorchEngine, wanted: Sequence[dict[str, Any]]) -> list[Imag
             number, fields = waiting.pop(0)
             request = {"id": str(number), "task": "txt2img", "seed": number, **fields}
             engine.admit(str(number), parse_task(request))
-        for key, event in engine.step():
+        for key, outcome in engine.step():
+            event = made(outcome)
             assert event.type != "failed", event
             if isinstance(event, Completed):
                 done[int(key)] = Image.open(io.BytesIO(event.images[0].png))

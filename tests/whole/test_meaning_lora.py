@@ -15,6 +15,7 @@ from PIL import Image
 from runai.engine.engine import TorchEngine
 from runai.schema.codec import parse_task
 from runai.schema.events import Completed
+from runai.schema.late import made
 from runai.testing import shapes
 
 pytestmark = pytest.mark.slow
@@ -37,7 +38,8 @@ def draw_all(engine: TorchEngine, prompts: Sequence[str], **fields: Any) -> list
                        "seed": number, "prompt": prompt, "guidance_scale": 5.0,
                        "prompt_dialect": "webui", **fields}  # fmt: skip
             engine.admit(str(number), parse_task(request))
-        for key, event in engine.step():
+        for key, outcome in engine.step():
+            event = made(outcome)
             assert event.type != "failed", event
             if isinstance(event, Completed):
                 assert event.notes == []

@@ -14,6 +14,7 @@ from runai.cli.checks import Finding
 from runai.errors import RunAIError
 from runai.jobs.engine import Engine
 from runai.schema.events import Completed, Failed
+from runai.schema.late import made
 from runai.schema.requests import TextToImage
 from runai.settings import Settings
 
@@ -38,7 +39,8 @@ def picture(settings: Settings) -> Iterator[Finding]:
 def _drawn(engine: Engine) -> Completed:
     engine.admit(REQUEST.id, REQUEST)
     while engine.is_busy():
-        for _, event in engine.step():
+        for _, outcome in engine.step():
+            event = made(outcome)
             if isinstance(event, Completed):
                 return event
             if isinstance(event, Failed):

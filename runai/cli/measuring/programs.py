@@ -61,6 +61,7 @@ PROGRAMS: dict[str, Program] = {
     "flood": Program("one request beside a flood of another client's", ("flood.py",)),
     "cancel": Program("from a cancel to another client's first step", ("cancel.py",)),
     "waiting": Program("memory of clients that wait", ("waiting_memory.py",), linux=True),
+    "writing": Program("pictures written beside the next steps, or in turn", ("writing.py",)),
     "shortcuts": Program(
         "what fewer operations gain and cost", ("shortcuts.py", "--pictures", "32")
     ),

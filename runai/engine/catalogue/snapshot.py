@@ -149,6 +149,7 @@ def _entry(found: Found, finding: Finding, kind: Kind, base: Path, example: bool
         base=base,
         prediction=finding.prediction,
         zero_snr=finding.zero_snr,
+        tiny=finding.tiny,
     )
 
 

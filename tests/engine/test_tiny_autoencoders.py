@@ -105,6 +105,8 @@ def test_a_decoder_in_a_file_is_for_the_latents_that_its_name_says(
         save_file(named, path)
     [entry] = Catalogue([tmp_path]).entries()
     assert (entry.kind, entry.tiny, entry.version) == ("vae", True, version)
+    called = name.removesuffix("_decoder")
+    assert Catalogue([tmp_path]).find(called, kind="vae") == entry
 
 
 @pytest.mark.parametrize("place", ["madebyollin/taesdxl", "VAE/taesdxl", "models/VAE/taesdxl"])

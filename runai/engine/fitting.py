@@ -108,8 +108,9 @@ class Fitting:
 
         Raises a ModelError, or OutOfMemory.
         """
+        own = {entry for entry in (drawing.model.entry, drawing.vae) if entry is not None}
         with device_errors():
-            drawing.previewed_by = self._cache.paired(drawing.model, vae, self.in_use())
+            drawing.previewed_by = self._cache.paired(drawing.model, vae, own | self.in_use())
         drawing.preview_vae = vae
 
     def arrange(self, model: LoadedModel, *more: Plan) -> None:

@@ -41,12 +41,14 @@ def enlarged(model: LoadedModel) -> LoadedModel:
 
 
 @contextmanager
-def example_engine(*, full: bool = False, **options: Any) -> Iterator[TorchEngine]:
-    """An engine over the example's models; with `full` every UNet is of full size."""
+def example_engine(*beside: Path, full: bool = False, **options: Any) -> Iterator[TorchEngine]:
+    """An engine over the example's models, and what lies in folders `beside`; with `full` every
+    UNet is of full size.
+    """
     read = loading.load
     if full:
         loading.load = lambda *args: enlarged(read(*args))
-    engine = TorchEngine([FOLDER], **options)
+    engine = TorchEngine([FOLDER, *beside], **options)
     try:
         yield engine
     finally:

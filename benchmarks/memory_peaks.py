@@ -9,7 +9,8 @@ counted as the fused kernels do it, without a matrix of scores. The same for any
 
 Measured: how far this process grows (VmHWM over VmRSS) in one call of a Stable Diffusion 1
 network with random weights, on the processor. A fresh process each time: memory that was used
-once is seldom given back. `decode`, `tiles`, `encode` or `unet` (2 rows), latents a side, dtype.
+once is seldom given back. `decode`, `tiles`, `encode`, `tiny` (TAESD's decoder) or `unet` (2 rows),
+latents a side, dtype.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers.utils import logging
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -88,7 +89,8 @@ def prepared(
     """A network with random weights, and its call on a corner of its input."""
     if name in UNETS:
         return prepared_unet(ARCHS[name].unet, side, dtype, rows)
-    vae = AutoencoderKL.from_config(VAE_ARCH.vae).to(dtype).eval()
+    vae = AutoencoderTiny() if name == "tiny" else AutoencoderKL.from_config(VAE_ARCH.vae)
+    vae = vae.to(dtype).eval()
     if name == "encode":
         pixels = torch.randn(1, 3, 8 * side, 8 * side, dtype=dtype)
         return vae, lambda n: vae.encode(pixels[:, :, : 8 * n, : 8 * n])
@@ -144,7 +146,7 @@ def main() -> None:
         print(json.dumps(measured(what, int(side), DTYPES[dtype])))
         return
     torch.nn.functional.scaled_dot_product_attention = fused
-    for name in (*UNETS, "decode", "encode"):
+    for name in (*UNETS, "decode", "encode", "tiny"):
         for side in (64, 128):
             for dtype in DTYPES.values():
                 print(f"{name:8}{side:5} {dtype!s:16}{counted(name, side, dtype):8.2f}")

@@ -10,13 +10,19 @@ strengthened likewise, for a comparison that could not tell would be worth nothi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDPMScheduler,
+    PNDMScheduler,
+    UNet2DConditionModel,
+)
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -190,6 +196,22 @@ def make_vae(config: Config) -> Any:
     vae.decoder.conv_out.weight *= 0.4 / said.std()
     vae.decoder.conv_out.bias.zero_()
     return vae
+
+
+@torch.no_grad()
+def make_tiny_autoencoder(width: int = 8, blocks: Sequence[int] = (2, 1, 1, 1)) -> Any:
+    """A decoder whose pictures have the spread of a picture, of unit latents."""
+    tiny = AutoencoderTiny(
+        encoder_block_out_channels=(width,) * 4,
+        decoder_block_out_channels=(width,) * 4,
+        num_encoder_blocks=(1, 1, 1, 1),
+        num_decoder_blocks=tuple(blocks),
+    )
+    latents, last = torch.randn(4, 4, 8, 8), tiny.decoder.layers[-1]
+    said = tiny.decode(latents).sample
+    last.weight *= 0.4 / (said - said.mean((0, 2, 3), keepdim=True)).std()
+    last.bias -= tiny.decode(latents).sample.mean((0, 2, 3)) / 2
+    return tiny.eval()
 
 
 def make_text_encoder(vocab_size: int, width: int = WIDTH, *, projected: bool = False) -> Any:

@@ -66,8 +66,9 @@ def _listing(settings: Settings) -> Models:
 
 
 def _row(model: ModelInfo) -> Sequence[str]:
-    """`for`: the tasks of a model, the words that a LoRA answers to."""
+    """`for`: the tasks of a model, the words of a LoRA, what a tiny VAE does unasked."""
     yes = {True: "yes", False: ""}
+    previews = ["previews"] if model.tiny else []
     return (
         model.name,
         model.kind,
@@ -77,7 +78,7 @@ def _row(model: ModelInfo) -> Sequence[str]:
         model.distillation or "",
         yes[model.default],
         yes[model.loaded],
-        ", ".join(model.tasks or model.trigger_words),
+        ", ".join(model.tasks or model.trigger_words or previews),
     )
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from runai.engine import canvas, finish, loras, prompting, reuse, samplers, starts
+from runai.engine import canvas, finish, loras, prompting, reuse, samplers, starts, vaes
 from runai.engine.archs import ARCHS, Arch, Defaults
 from runai.engine.canvas import Given
 from runai.engine.catalogue import Catalogue, Entry
@@ -89,7 +89,9 @@ class Admission:
         """The VAE to draw with instead of the model's own, if one is asked for."""
         if not request.vae:
             return None
-        return self._catalogue.find(request.vae, entry.version, kind="vae")
+        vae = self._catalogue.find(request.vae, entry.version, kind="vae")
+        vaes.require(vae, entry)
+        return vae
 
     def check(self, request: GenerationRequest, entry: Entry) -> Checked:
         """Refuse what can be refused before anything is loaded."""
@@ -130,7 +132,7 @@ class Admission:
             model, request, choices, loras=loras.text_key(adapters), embeddings=self._embeddings
         )
         self.prompt_cache_bytes = self._prompts.cache.bytes
-        with finish.vae_ready(model, tiled=plan.tiled):
+        with finish.vae_ready(model, model.vae, tiled=plan.tiled):
             prepared = canvas.prepare(model, request, checked.given, self._limits)
         unmarked = self._watermark.require(request, prepared.extent)
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed

@@ -27,6 +27,7 @@ from runai.engine.catalogue import Entry
 from runai.engine.devices import Place
 from runai.engine.gauge import Gauge
 from runai.engine.held import Held, release
+from runai.engine.loading import with_vae
 from runai.engine.main_memory import available_memory
 from runai.engine.model import LoadedModel
 from runai.engine.offload import HOME, parts
@@ -112,9 +113,10 @@ class ModelCache:
         element, fp16 = self._place.dtype.itemsize, self._place.dtype == torch.float16
         known, held = footprint.of(entry), self._held.get(entry)
         weights = known.weights(element) if held is None else held.weights
+        work = known.work(request, element, fp16=fp16)
         if vae is not None:
             weights = replace(weights, vae=weights.vae + footprint.of_vae(vae) * element)
-        work = known.work(request, element, fp16=fp16)
+            work = footprint.decoded_by(vae, work, request)
         return plans.choose(
             weights, work, self._room(_own(entry, vae), in_use), request.memory_plan
         )
@@ -136,6 +138,14 @@ class ModelCache:
             held = Held(entry, model, tuple(parts(model)), self._clock())
         self._keep(held)
         return held.thing if vae is None else held.with_vae(vae, self._vae(vae, place))
+
+    def paired(self, model: LoadedModel, vae: Entry, in_use: Collection[Entry]) -> LoadedModel:
+        """A loaded model with another VAE on the device, loaded now if need be; nothing else is
+        moved. Raises OutOfMemory if there is no room for it.
+        """
+        if vae not in self._held:
+            self.make_room(footprint.of_vae(vae) * self._place.dtype.itemsize, in_use)
+        return with_vae(model, self._vae(vae, self._place))
 
     def _vae(self, entry: Entry, place: Place) -> Any:
         held = self._held.get(entry)

@@ -38,7 +38,11 @@ class Drawn:
 
 @dataclass(eq=False)
 class Drawing:
-    """`samples[i]` becomes picture i, drawn from `seed + i`."""
+    """`samples[i]` becomes picture i, drawn from `seed + i`.
+
+    `previewed_by`: the model with the tiny autoencoder `preview_vae`, which its previews are
+    decoded by, where there is one.
+    """
 
     key: str
     request: GenerationRequest
@@ -51,6 +55,8 @@ class Drawing:
     plan: Plan
     model_hash: str | None = None
     vae: Entry | None = None  # the one that is used instead of the model's own
+    preview_vae: Entry | None = None
+    previewed_by: LoadedModel | None = None
     notes: tuple[str, ...] = ()
     pictures: dict[int, Drawn] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)

@@ -98,7 +98,9 @@ class TorchEngine:
         self._admission = Admission(
             self._catalogue, self._shelf, self._filter, watermark, limits or Limits()
         )
-        self._pictures = Pictures(self._fitting, self._filter, watermark, self._stopwatch)
+        self._pictures = Pictures(
+            self._catalogue, self._fitting, self._filter, watermark, self._stopwatch
+        )
         self._turn = 0
 
     # --- what there is ---------------------------------------------------------------
@@ -173,6 +175,7 @@ class TorchEngine:
             timed(lambda model, plan: self._admission.begin(key, request, checked, model, plan)),
         )
         drawing.notes = (*notes, *drawing.notes)
+        self._pictures.prepare(drawing)
         first = drawing.samples[0]
         networks = first.networks
         if first.is_exact:  # or it is torch's: nobody else can leave out a part of a network

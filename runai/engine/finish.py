@@ -41,10 +41,11 @@ def decode(
     finite, or is clipped to black: that is decoded again in fp32, whose answer counts.
     """
     by_torch = torch_networks(model).decoder
-    with vae_ready(model, tiled=tiled):
+    vae = model.decoding
+    with vae_ready(model, vae, tiled=tiled):
         pixels = _decoded(model, latents, by_torch if tiled else decoder or by_torch)
-    if model.vae.dtype != torch.float32 and _is_spoiled(pixels):
-        with vae_ready(model, tiled=tiled, precise=True):
+    if vae.dtype != torch.float32 and _is_spoiled(pixels):
+        with vae_ready(model, vae, tiled=tiled, precise=True):
             pixels = _decoded(model, latents, by_torch)
     if not bool(torch.isfinite(pixels).all()):
         raise NotFinite(f"{model.name} produced numbers that are no picture, in {model.dtype}.")
@@ -53,19 +54,21 @@ def decode(
 
 
 @contextmanager
-def vae_ready(model: LoadedModel, *, tiled: bool, precise: bool = False) -> Iterator[None]:
-    """The model's VAE as it has to be for encoding and decoding: in tiles, in fp32.
+def vae_ready(
+    model: LoadedModel, vae: Any, *, tiled: bool, precise: bool = False
+) -> Iterator[None]:
+    """A VAE of the model as it has to be for encoding and decoding: in tiles, in fp32.
 
     fp32 where that is asked for, and in fp16 where the model's configuration says that it
     needs more (`force_upcast` of SDXL's, as diffusers reads it).
     """
-    vae, dtype = model.vae, model.vae.dtype
+    dtype = vae.dtype
     before = vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size
     try:
         if tiled:
             vae.use_tiling = True
             vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // model.scale
-        if precise or _needs_fp32(model):
+        if precise or _needs_fp32(model, vae):
             _cast(vae, torch.float32)
         yield
     finally:
@@ -80,9 +83,9 @@ def _cast(vae: Any, dtype: torch.dtype) -> None:
             part.to(dtype)
 
 
-def _needs_fp32(model: LoadedModel) -> bool:
-    forced = model.arch.version == "xl" and model.vae.config.force_upcast
-    return bool(forced and model.vae.dtype == torch.float16)
+def _needs_fp32(model: LoadedModel, vae: Any) -> bool:
+    forced = model.arch.version == "xl" and vae.config.force_upcast
+    return bool(forced and vae.dtype == torch.float16)
 
 
 def _decoded(model: LoadedModel, latents: torch.Tensor, decoder: Decoder) -> torch.Tensor:
@@ -124,7 +127,7 @@ def _fit(model: LoadedModel) -> torch.Tensor:
     for i, colour in enumerate(colours):
         chart.paste(colour, (i * _PATCH, 0, (i + 1) * _PATCH, _PATCH))
     pixels = model.images.preprocess(chart)
-    with vae_ready(model, tiled=False):
+    with vae_ready(model, model.vae, tiled=False):
         encoded = model.vae.encode(pixels.to(model.device, model.vae.dtype)).latent_dist.mode()
     rows = _with_one(model.scaled(encoded).float().cpu())
     step = _PATCH // model.scale

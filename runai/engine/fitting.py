@@ -47,7 +47,7 @@ class Fitting:
     def in_use(self) -> set[Entry]:
         """What is being drawn with, or is about to be. Any thread."""
         drawings = list(self._drawings.values())
-        entries = {entry for drawing in drawings for entry in (drawing.model.entry, drawing.vae)}
+        entries = {e for d in drawings for e in (d.model.entry, d.vae, d.preview_vae)}
         return {entry for entry in (*entries, *self._starting) if entry is not None}
 
     def make_room(self, needed: int) -> None:
@@ -102,6 +102,16 @@ class Fitting:
         return drawing
 
     # --- drawing -----------------------------------------------------------------------
+
+    def preview_by(self, drawing: Drawing, vae: Entry) -> None:
+        """Have a drawing's previews decoded by a tiny autoencoder, loaded now if need be.
+
+        Raises a ModelError, or OutOfMemory.
+        """
+        own = {entry for entry in (drawing.model.entry, drawing.vae) if entry is not None}
+        with device_errors():
+            drawing.previewed_by = self._cache.paired(drawing.model, vae, own | self.in_use())
+        drawing.preview_vae = vae
 
     def arrange(self, model: LoadedModel, *more: Plan) -> None:
         """Put a model's parts where all who draw with it can work, so that they need not move

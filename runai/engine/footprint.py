@@ -21,6 +21,7 @@ from runai.engine.archs import ARCHS, Arch
 from runai.engine.catalogue import Entry
 from runai.engine.detection.checkpoints import TOLD, UNET, VAE
 from runai.engine.detection.header import is_safetensors
+from runai.engine.detection.tiny_autoencoders import sizes_of
 from runai.engine.distillations import DISTILLATIONS
 from runai.engine.geometry import Extent, chosen
 from runai.engine.plan import Weights, Work
@@ -91,6 +92,24 @@ def of_vae(entry: Entry) -> int:
         return _count(entry.path) if entry.path.is_dir() else _count_file(entry.path)
     except (OSError, ValueError, ModelError):
         return 0
+
+
+def decoded_by(vae: Entry, work: Work, request: GenerationRequest) -> Work:
+    """The work of a request whose picture a tiny autoencoder decodes. Where there are pictures to
+    be encoded, the model's own VAE is called as well, and nothing is saved.
+    """
+    width = _tiny_width(vae) if vae.tiny and isinstance(request, TextToImage) else None
+    return work if width is None else replace(work, vae_width=width, vae_element=work.element)
+
+
+def _tiny_width(vae: Entry) -> int | None:
+    """How wide a tiny autoencoder's layers are; None if it cannot be read."""
+    files = sorted(vae.path.glob("*.safetensors")) if vae.path.is_dir() else [vae.path]
+    try:
+        found = (sizes for file in files if (sizes := sizes_of(_shapes(file))) is not None)
+        return next((sizes.width for sizes in found), None)
+    except (OSError, ValueError, ModelError):
+        return None
 
 
 def _typical(entry: Entry, *, told: bool = False) -> Footprint:

@@ -47,7 +47,8 @@ class DepthEstimator:
 class LoadedModel:
     """The parts of one model. `scheduler`: the configuration every sampler is made from.
 
-    `depth`: of a depth model, or None if it came without.
+    `depth`: of a depth model, or None if it came without. `tiny`: a tiny autoencoder that decodes
+    in the place of the VAE, which encodes all the same.
     """
 
     entry: Entry
@@ -61,6 +62,7 @@ class LoadedModel:
     masks: Any
     defaults: Defaults
     depth: DepthEstimator | None = None
+    tiny: Any = None
 
     @property
     def name(self) -> str:
@@ -90,6 +92,11 @@ class LoadedModel:
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
+    def decoding(self) -> Any:
+        """The VAE that decodes."""
+        return self.vae if self.tiny is None else self.tiny
+
+    @property
     def inpaints(self) -> bool:
         """Whether the UNet reads a mask and the masked picture beside the latents."""
         return self.arch.beside == "mask"
@@ -102,20 +109,30 @@ class LoadedModel:
         width: int | None = getattr(self.unet.config, "time_cond_proj_dim", None)
         return width
 
+    @property
+    def has_latent_statistics(self) -> bool:
+        """Whether its latents are not those of its kind: centred channel by channel."""
+        said = (getattr(self.vae.config, f"latents_{name}", None) for name in ("mean", "std"))
+        return None not in said
+
     def scaled(self, encoded: torch.Tensor) -> torch.Tensor:
         """What the VAE's encoder gave, as latents: of about unit variance, 1 × 4 × h × w."""
         mean, std = self._statistics(encoded)
         return (encoded - mean) * self.vae.config.scaling_factor / std
 
     def unscaled(self, latents: torch.Tensor) -> torch.Tensor:
-        """The inverse of `scaled`: what the VAE's decoder takes."""
+        """What is decoded of latents: for the VAE the inverse of `scaled`. A tiny autoencoder takes
+        them as they are: the factor in its configuration is 1.
+        """
+        if self.tiny is not None:
+            return latents / self.tiny.config.scaling_factor
         mean, std = self._statistics(latents)
         return latents * std / self.vae.config.scaling_factor + mean
 
     def _statistics(self, like: torch.Tensor) -> tuple[torch.Tensor | float, torch.Tensor | float]:
         """Mean and deviation of each channel, for the few VAEs that state them."""
-        said = [getattr(self.vae.config, f"latents_{name}", None) for name in ("mean", "std")]
-        if None in said:
+        if not self.has_latent_statistics:
             return 0.0, 1.0
+        said = self.vae.config.latents_mean, self.vae.config.latents_std
         mean, std = (like.new_tensor(values).view(1, -1, 1, 1) for values in said)
         return mean, std

@@ -84,6 +84,8 @@ def parts(model: LoadedModel) -> Iterator[Any]:
     if model.depth is not None:
         yield model.depth.network
     yield from (model.unet, model.vae)
+    if model.tiny is not None:
+        yield model.tiny
 
 
 class _Whole(ModelHook):

@@ -1,14 +1,18 @@
 """The pictures of drawings: finished ones, checked and marked as the request wants, and previews.
 
 A finished picture that memory is too short for is made again by a plan that needs less; a
-preview is not worth that. What latents become is `finish`'s business.
+preview is not worth that. A preview is decoded by a tiny autoencoder where one is there, else
+by a linear map. What latents become is `finish`'s business.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from runai.engine import finish
+import torch
+
+from runai.engine import finish, images, vaes
+from runai.engine.catalogue import Catalogue
 from runai.engine.drawing import PREVIEW_EVERY, Drawing, Drawn
 from runai.engine.faults import device_errors
 from runai.engine.fitting import Fitting
@@ -16,7 +20,7 @@ from runai.engine.images import Picture
 from runai.engine.safety import SafetyFilter
 from runai.engine.stopwatch import Stopwatch
 from runai.engine.watermark import Watermark
-from runai.errors import DeviceLost, OutOfMemory, RunAIError
+from runai.errors import DeviceLost, ModelError, OutOfMemory, RunAIError
 from runai.schema.events import Preview
 
 
@@ -24,13 +28,32 @@ class Pictures:
     """Makes them, and keeps what it learns of a model for its previews."""
 
     def __init__(
-        self, fitting: Fitting, safety: SafetyFilter, watermark: Watermark, stopwatch: Stopwatch
+        self,
+        catalogue: Catalogue,
+        fitting: Fitting,
+        safety: SafetyFilter,
+        watermark: Watermark,
+        stopwatch: Stopwatch,
     ) -> None:
+        self._catalogue = catalogue
         self._fitting = fitting
         self._filter = safety
         self._watermark = watermark
         self._stopwatch = stopwatch
         self._previewer = finish.Previewer()
+
+    def prepare(self, drawing: Drawing) -> None:
+        """Have what a drawing's previews are decoded by, where it is there and there is room."""
+        model = drawing.model
+        if not drawing.request.preview or model.tiny is not None or drawing.plan.tiled:
+            return
+        vae = vaes.for_previews(self._catalogue.entries("vae"), model.entry)
+        if vae is None:
+            return
+        try:
+            self._fitting.preview_by(drawing, vae)
+        except (ModelError, OutOfMemory) as error:
+            drawing.notes = (*drawing.notes, f"Previews are coarse. {error.message}")
 
     def complete(self, drawing: Drawing, index: int) -> None:
         """Add the picture of a sample that is done. Raises a RunAIError if there can be none."""
@@ -48,13 +71,21 @@ class Pictures:
             return
         try:
             with device_errors():
-                png = self._previewer.draw(drawing.model, sample.estimate)
+                png = self._preview(drawing, sample.estimate)
         except DeviceLost:
             raise
         except RunAIError:  # a picture without previews is better than none
             sample.wants_estimate, sample.estimate = False, None
             return
         yield Preview(id=drawing.request.id, index=index, step=sample.position, png=png)
+
+    def _preview(self, drawing: Drawing, estimate: torch.Tensor) -> bytes:
+        """By a tiny autoencoder where there is one and memory is not short, else coarse."""
+        model = drawing.previewed_by or drawing.model
+        there = model.tiny is not None and model.tiny.device.type == model.device.type
+        if drawing.plan.tiled or not there:
+            return self._previewer.draw(drawing.model, estimate)
+        return images.write_small_png(finish.decode(model, estimate))
 
     def _decode(self, drawing: Drawing, index: int) -> None:
         model, plan = drawing.model, drawing.plan

@@ -34,7 +34,8 @@ from runai.schema.units import bytes_text
 UNET_LIVE = 26.1
 # elements that are kept for shallow calls: the same, see `reuse`
 UNET_KEPT = 1.0
-# elements that live at the peak of decoding: × the VAE's second width, per pixel
+# elements that live at the peak of decoding: × the VAE's second width, or the one width of a tiny
+# autoencoder, per pixel
 VAE_LIVE = 3.0
 SCRATCH = 1.5
 BASE_BYTES = 100_000_000

@@ -91,7 +91,7 @@ class Progress(Model):
 
 
 class Preview(Model):
-    """A small PNG of what image number `index` looks like by now."""
+    """A PNG of what image number `index` looks like by now: small, or as large as it will be."""
 
     type: Literal["preview"] = "preview"
     id: str
@@ -187,6 +187,7 @@ class ModelInfo(Model):
     version: Version | None = Field(None, description="empty: nothing tells")
     format: Literal["diffusers", "safetensors", "ckpt"]
     distillation: str | None = Field(None, description="of few steps: turbo, lightning, lcm, …")
+    tiny: bool = Field(False, description="a VAE that is quick and not exact; see Fewer operations")
     tasks: list[str] = Field([], description="what a model can be asked for")
     sha256: str | None = Field(None, description="of the file, once computed")
     trigger_words: list[str] = Field([], description="what a LoRA was trained to answer to")

@@ -93,7 +93,7 @@ class Generate(Model):
     eta: Unit = Field(0.0, description="DDIM's eta, TCD's gamma; others do not read it")
     seed: Seed | None = Field(None, description="none: chosen by the server and returned")
     num_images: int = Field(1, ge=1, le=64, description="how many pictures to draw")
-    preview: bool = Field(False, description="send small pictures of the work as it goes on")
+    preview: bool = Field(False, description="send pictures of the work as it goes on")
     nsfw_filter: bool = Field(False, description="blacken what the safety checker flags")
     watermark: bool = Field(False, description="write an invisible watermark into the pictures")
     memory_plan: MemoryPlan | None = Field(

@@ -20,6 +20,7 @@ import pytest
 
 from runai.cli.fetch import vocabulary
 from runai.cli.fetch.wellknown import ORGANISATIONS, WELL_KNOWN
+from runai.engine.catalogue import Catalogue
 from runai.errors import FetchFailed
 
 ROOT = Path(__file__).parents[2]
@@ -403,6 +404,24 @@ def test_a_model_of_somebody_goes_to_the_folder_of_its_version(
     done = get("someone/shapes")
     assert done.code == 0, done.err
     assert done.out.strip() == str(done.base / "v1" / "shapes")
+
+
+def test_a_tiny_autoencoder_lies_where_it_is_found(
+    get: Callable[..., Done], stand_in: hub.Hub
+) -> None:
+    weights = "diffusion_pytorch_model.safetensors"
+    whole = {
+        "config.json": b'{"_class_name": "AutoencoderTiny", "latent_channels": 4}',
+        weights: WEIGHTS,
+        "taesdxl_decoder.safetensors": WEIGHTS,
+        "taesdxl_encoder.safetensors": WEIGHTS,
+    }
+    stand_in.repositories = {"madebyollin/taesdxl": whole}
+    done = get("madebyollin/taesdxl")
+    assert done.code == 0, done.err
+    assert content(done.base / "VAE" / "taesdxl").keys() == {"config.json", weights}
+    [entry] = Catalogue([done.base]).entries()
+    assert (entry.name, entry.tiny, entry.version) == ("VAE/taesdxl", True, "xl")
 
 
 def test_what_cannot_be_used_stays_aside_and_is_named(

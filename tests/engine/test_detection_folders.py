@@ -167,7 +167,9 @@ def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
         ({**ARCHS["sd1"].vae, "_class_name": "AutoencoderKL"}, "vae", ""),
         ({**ARCHS["sdxl"].vae, "_class_name": "AutoencoderKL"}, "vae", "sdxl"),
         ({**ARCHS["upscale-x4"].vae, "_class_name": "AutoencoderKL"}, "vae", "upscale-x4"),
-        ({"_class_name": "AutoencoderTiny"}, None, ""),
+        ({"_class_name": "AutoencoderTiny"}, "vae", ""),
+        ({"_class_name": "AutoencoderTiny", "latent_channels": 16}, None, ""),
+        ({"_class_name": "ControlNetModel"}, None, ""),
         ({"_class_name": "AutoencoderKL", "latent_channels": 16}, None, ""),
     ],
 )

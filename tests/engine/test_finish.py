@@ -84,7 +84,7 @@ def test_a_picture_of_one_tile_is_the_same_to_the_last_bit(model: LoadedModel) -
 
 def test_tiles_are_set_back_after_a_failure(model: LoadedModel) -> None:
     before = state(model.vae)
-    with pytest.raises(RuntimeError), finish.vae_ready(model, tiled=True, precise=True):
+    with pytest.raises(RuntimeError), finish.vae_ready(model, model.vae, tiled=True, precise=True):
         raise RuntimeError
     assert_same(before, model.vae)
 

@@ -5,8 +5,8 @@ and of its decoder is made in the background, where there is room, while torch d
 there it has to prove itself (`trial`), else it is let go of. Pictures that are admitted from then
 on are drawn by it. `openvino`: it is made before the first picture, and draws all it can.
 
-What it cannot do, torch does: pictures with LoRAs, decoding in tiles, numbers that the processor
-does not compute in, and networks that `graph` has no word for.
+What it cannot do, torch does: pictures with LoRAs, decoding in tiles or by a tiny autoencoder,
+numbers that the processor does not compute in, and networks that `graph` has no word for.
 
 Rules: what is made goes with the network it was made of, and holds no name for it. One thread,
 but for `names`; what the background works on is a Future.
@@ -93,7 +93,7 @@ class Backends:
             usual.denoiser,
             lambda compiled: openvino_backend.OpenVinoDenoiser(unet, compiled),
         )
-        if not plan.tiled:
+        if not plan.tiled and model.tiny is None:
             made = self._made_of(model, vae.decoder, plan, lambda: graph.of_decoder(vae))
             decoder = self._chosen(made, decoder, openvino_backend.OpenVinoDecoder)
         by_openvino = {model.name} if denoiser.backend == "openvino" else set()

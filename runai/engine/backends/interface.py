@@ -39,7 +39,7 @@ class Decoder(Protocol):
     def backend(self) -> Backend: ...
 
     def __call__(self, latents: torch.Tensor) -> torch.Tensor:
-        """1 × 4 × h × w, unscaled, to 1 × 3 × height × width: about -1 to 1, in fp32."""
+        """1 × 4 × h × w, `unscaled`, to 1 × 3 × height × width: about -1 to 1, in fp32."""
         ...
 
 

@@ -48,6 +48,6 @@ class TorchDecoder:
     backend: Backend = "torch"
 
     def __call__(self, latents: torch.Tensor) -> torch.Tensor:
-        vae = self.model.vae
+        vae = self.model.decoding
         pixels: torch.Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
         return pixels.float()

@@ -184,6 +184,7 @@ class Catalogue:
             version=entry.version,
             format=entry.format,
             distillation=entry.distillation,
+            tiny=entry.tiny,
             tasks=list(ARCHS[entry.arch].tasks) if model else [],
             sha256=sha256,
             trigger_words=list(finding.trigger_words),

@@ -17,7 +17,7 @@ class Entry:
     `version` is that of its folder, or None.
     `distillation`: see `distillations`. `prediction`: what its UNet predicts, None where only
     the network itself can say. `zero_snr`: trained to a last step of pure noise. `base`: the
-    base path it lies under. `stamp`: changes when the weights do.
+    base path it lies under. `stamp`: changes when the weights do. `tiny`: see `Finding`.
     """
 
     name: str
@@ -32,3 +32,4 @@ class Entry:
     base: Path = Path()
     prediction: str | None = None
     zero_snr: bool = False
+    tiny: bool = False

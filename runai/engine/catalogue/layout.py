@@ -2,6 +2,7 @@
 
     BASE/runwayml, BASE/stabilityai, BASE/v1, v2, xl        the original's, and one for SDXL
     BASE/lora, vae, embeddings                              what is used with models
+    BASE/vae_approx, madebyollin                            tiny autoencoders
     BASE/Stable-diffusion, Lora, LyCORIS, VAE, …            the web UI's `models` folder as it is
     BASE/../embeddings                                      where the web UI keeps those
     BASE/models/…                                           BASE is the web UI itself
@@ -43,6 +44,9 @@ FOLDERS: dict[str, Version | None] = {
     "loras": None,
     "lycoris": None,
     "vae": None,
+    "vae_approx": None,
+    "vae-approx": None,
+    "madebyollin": None,
     "embeddings": None,
     "controlnet": None,
     "esrgan": None,
@@ -202,6 +206,7 @@ def _file(
     return Found(path, name, version, (status.st_mtime_ns, status.st_size), problem=problem)
 
 
+_VAES = ("vae", "taesd")
 _LEAVES = "it is a link that leaves the model folder"
 
 
@@ -216,7 +221,8 @@ def is_diffusers_folder(path: Path) -> bool:
     """Whether a folder is a whole model, or a VAE, in diffusers' form."""
     if (path / "model_index.json").is_file():
         return True
-    return (path / "config.json").is_file() and "vae" in path.name.lower()
+    names = f"{path.parent.name}/{path.name}".lower()  # a folder of VAEs says what is in it
+    return (path / "config.json").is_file() and any(word in names for word in _VAES)
 
 
 def _ending(name: str) -> str:

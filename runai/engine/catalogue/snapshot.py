@@ -149,6 +149,7 @@ def _entry(found: Found, finding: Finding, kind: Kind, base: Path, example: bool
         base=base,
         prediction=finding.prediction,
         zero_snr=finding.zero_snr,
+        tiny=finding.tiny,
     )
 
 
@@ -162,16 +163,20 @@ def _by_tail(
     entries: Iterable[Entry], findings: Mapping[Path, Known]
 ) -> dict[tuple[Kind, str], list[Entry]]:
     found: dict[tuple[Kind, str], list[Entry]] = {}
-    trained_as: dict[tuple[Kind, str], list[Entry]] = {}
+    called: dict[tuple[Kind, str], list[Entry]] = {}
     for entry in entries:
         for name in dict.fromkeys((entry.name, _whole_name(entry))):
             for tail in tails(name):
                 found.setdefault((entry.kind, tail), []).append(entry)
         alias = findings[entry.path][1].metadata.get("ss_output_name", "")
         if entry.kind == "lora" and alias:
-            trained_as.setdefault(("lora", alias), []).append(entry)
-    # prompts of the web UI name a LoRA as its trainer did, where no file has that name
-    return trained_as | found
+            called.setdefault(("lora", alias), []).append(entry)
+        if entry.tiny and entry.name.endswith("_decoder"):
+            for tail in tails(entry.name.removesuffix("_decoder")):
+                called.setdefault(("vae", tail), []).append(entry)
+    # prompts of the web UI name a LoRA as its trainer did, and people a tiny autoencoder as the
+    # whole of it is called, where no file has that name
+    return called | found
 
 
 def _tails(rejected: Iterable[Rejected]) -> dict[str, Rejected]:

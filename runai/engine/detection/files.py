@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runai.engine import pickles
-from runai.engine.detection import few_step_loras
+from runai.engine.detection import few_step_loras, tiny_autoencoders
 from runai.engine.detection.finding import FAULTS, Finding, broken
 from runai.engine.detection.header import header_of, is_safetensors
 from runai.engine.detection.metadata import distillation_of
@@ -42,6 +42,8 @@ def identify(path: Path) -> Finding:
         return broken(f"it cannot be read: {error.strerror}")
     except FAULTS:
         return broken("it is damaged")
+    if found.tiny:
+        return replace(found, arch=found.arch or tiny_autoencoders.named_for(path))
     return replace(found, distillation=found.distillation or _named(found, path))
 
 

@@ -35,7 +35,7 @@ class Finding:
     `arch`: the row of `ARCHS`, or of what a LoRA or an embedding is for; empty: the header does
     not tell. `prediction`: what the UNet predicts, None: only the network itself can say.
     `zero_snr`: it was trained to a last step of pure noise. `distillation`: it draws in a few
-    steps. `metadata`: what its trainer wrote, shortened.
+    steps. `tiny`: a VAE that is a tiny autoencoder. `metadata`: what its trainer wrote, shortened.
     """
 
     kind: Kind | None = None
@@ -48,6 +48,7 @@ class Finding:
     distillation: str | None = None
     prediction: str | None = None
     zero_snr: bool = False
+    tiny: bool = False
 
     def error(self, name: str) -> ModelError:
         """The error for somebody who wants to use it all the same."""

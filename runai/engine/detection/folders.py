@@ -14,6 +14,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from runai.engine.archs import ARCHS
+from runai.engine.detection import tiny_autoencoders
 from runai.engine.detection.adapters import WIDTHS
 from runai.engine.detection.finding import FAULTS, Finding, broken, foreign, shown
 from runai.engine.detection.metadata import distillation_of
@@ -34,6 +35,7 @@ _ARCHS = {
     ("xl", 9): "sdxl-inpaint",
     ("xl", 8): "sdxl-edit",
 }
+_VAES = ("AutoencoderKL", "AutoencoderTiny")
 _PIPELINES = ("StableDiffusion", "LatentConsistencyModel")
 _OTHER_PIPELINES = ("StableDiffusion3", "LatentUpscale", "GLIGEN", "ControlNet", "Adapter", "PAG")
 # inputs of a UNet that nothing here can give it
@@ -46,7 +48,7 @@ def identify_folder(path: Path, version: Version | None = None) -> Finding:
     """What a diffusers folder holds. `version`: that of the folder it lies in. Never raises."""
     try:
         if not (path / "model_index.json").exists() and (path / "config.json").is_file():
-            return _component(_read(path / "config.json"))
+            return _component(path, _read(path / "config.json"))
         index = _read(path / "model_index.json")
         reason = _foreign(index)
         if reason:
@@ -61,11 +63,13 @@ def identify_folder(path: Path, version: Version | None = None) -> Finding:
         return broken(f"its configurations are damaged ({shown(error, 80)})")
 
 
-def _component(config: Config) -> Finding:
+def _component(path: Path, config: Config) -> Finding:
     """A VAE in a folder of its own; other parts of models are nothing alone."""
     kind = shown(config.get("_class_name", ""))
-    if kind != "AutoencoderKL" or config.get("latent_channels", 4) != 4:
+    if kind not in _VAES or config.get("latent_channels", 4) != 4:
         return foreign(f"it is {f'a {kind}' if kind else 'a part of a model'} alone")
+    if kind == "AutoencoderTiny":
+        return Finding("vae", tiny_autoencoders.named_for(path), format="diffusers", tiny=True)
     upscaler = len(config["block_out_channels"]) == 3
     xl = config.get("scaling_factor") == ARCHS["sdxl"].vae["scaling_factor"]
     arch = "upscale-x4" if upscaler else "sdxl" if xl else ""

@@ -11,7 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from runai.engine.archs import ARCHS
-from runai.engine.detection import adapters, checkpoints, few_step_loras, metadata
+from runai.engine.detection import (
+    adapters,
+    checkpoints,
+    few_step_loras,
+    metadata,
+    tiny_autoencoders,
+)
 from runai.engine.detection.finding import Finding, foreign
 
 Shapes = Mapping[str, Sequence[int]]
@@ -45,6 +51,7 @@ OTHERS = (
     ("image_proj.", "an IP-Adapter"),
     ("adapter.body.", "a T2I-Adapter"),
     ("conv_first.", "an ESRGAN upscaler"),
+    ("\nconv8.weight", "the web UI's approximation of a VAE"),
     ("model.1.sub.", "an ESRGAN upscaler"),
     ("SelfAttention.q", "a T5 text encoder"),
     ("vision_model.", "a CLIP image encoder"),
@@ -131,6 +138,8 @@ def _small(shapes: Shapes, names: str, said: Mapping[str, str]) -> Finding:
     for prefix in VAE_PREFIXES:
         if (shape := shapes.get(f"{prefix}decoder.conv_in.weight")) and len(shape) == 4:
             return _vae(shape[1], names, said)
+    if (found := tiny_autoencoders.identify(shapes)) is not None:
+        return found
     base = adapters.base_of_embedding(shapes)
     if base is not None:
         return Finding("embedding", base)

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diffusers import AutoencoderTiny
 from diffusers.image_processor import VaeImageProcessor
 
 from runai.engine import detection
@@ -28,7 +29,7 @@ from runai.engine.detection import Finding
 from runai.engine.devices import Place
 from runai.engine.distillations import DISTILLATIONS
 from runai.engine.faults import is_of_device
-from runai.engine.loading import folders, single
+from runai.engine.loading import folders, single, tiny
 from runai.engine.loading.weights import Reader
 from runai.engine.model import LoadedModel
 from runai.errors import ModelBroken, ModelError, ModelUnsupported
@@ -61,23 +62,29 @@ def load(
 def load_vae(entry: Entry, place: Place) -> Any:
     """A VAE that lies alone, in a file or a folder, to be used with `with_vae`."""
     with _named(entry), Reader(place) as reader:
+        if entry.tiny:
+            return tiny.read(entry.path, reader)
         if entry.path.is_dir():
             return folders.read_vae(entry.path, reader)
         return single.read_vae(entry.path, ARCHS["sd1"], reader)
 
 
 def with_vae(model: LoadedModel, vae: Any) -> LoadedModel:
-    """The model with another VAE, which is shared and stays as it is.
+    """The model with another VAE, which is shared and stays as it is. A tiny autoencoder decodes
+    only, and takes latents as the UNet has them.
 
     The scaling of latents belongs to the UNet that was trained on them: the VAEs of Stable
     Diffusion 1 and SDXL look alike, and no file of a VAE says for which it is.
     """
-    if _latents(vae) != _latents(model.vae):
+    is_tiny = isinstance(vae, AutoencoderTiny)
+    if _latents(vae) != _latents(model.vae) or (is_tiny and model.has_latent_statistics):
         raise ModelUnsupported(
             f"This VAE does not fit {model.name}: its latents are others.",
             hint="Choose a VAE that was made for this kind of model.",
             field="vae",
         )
+    if is_tiny:
+        return replace(model, tiny=vae)
     fitted = copy(vae)
     fitted.register_to_config(scaling_factor=model.vae.config.scaling_factor)
     return replace(model, vae=fitted)

@@ -24,6 +24,7 @@ Found = dict[str, tuple[Stored, Source]]
 CALLED = {
     "UNet2DConditionModel": "UNet",
     "AutoencoderKL": "VAE",
+    "AutoencoderTiny": "tiny autoencoder",
     "CLIPTextModel": "text encoder",
     "CLIPTextModelWithProjection": "text encoder",
 }

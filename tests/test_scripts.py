@@ -78,15 +78,32 @@ def test_ci_calls_exactly_the_test_script() -> None:
     assert lines == ["#!/bin/sh", 'exec "$(dirname "$0")/../bin/test.sh"']
 
 
-def test_clean_keeps_the_sources_and_the_environment(tmp_path: Path) -> None:
-    repo = copied(tmp_path)
-    for name in ("build/x", "runai/__pycache__/a.pyc", ".venv/bin/python", "runai/a.py"):
+def cleaned(repo: Path, *words: str) -> tuple[int, set[str]]:
+    """How bin/clean.sh ended, and what of these files is left."""
+    environments = {".venv/bin/python", ".venv312/lib/some.egg-info"}
+    for name in {"build/x", "runai/__pycache__/a.pyc", "runai/a.py", *environments}:
         (repo / name).parent.mkdir(parents=True, exist_ok=True)
         (repo / name).touch()
-    assert run(repo / "bin" / "clean.sh").returncode == 0
+    status = run(repo / "bin" / "clean.sh", *words).returncode
     left = {str(path.relative_to(repo)) for path in repo.rglob("*") if path.is_file()}
-    assert {".venv/bin/python", "runai/a.py"} <= left
-    assert not {"build/x", "runai/__pycache__/a.pyc"} & left
+    return status, {name for name in left if not name.startswith(("bin/", "setup", "pyproj"))}
+
+
+KEPT = {"runai/a.py", ".venv312/lib/some.egg-info"}
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "left"),
+    [
+        ([], 0, {*KEPT, ".venv/bin/python"}),
+        (["--all"], 0, KEPT),
+        (["--help"], 2, {*KEPT, ".venv/bin/python", "build/x", "runai/__pycache__/a.pyc"}),
+    ],
+)
+def test_clean_keeps_the_sources_and_removes_nothing_that_it_was_not_asked_to(
+    tmp_path: Path, words: list[str], status: int, left: set[str]
+) -> None:
+    assert cleaned(copied(tmp_path), *words) == (status, left)
 
 
 # --- install.sh: what it asks, fetches and says; the package itself is set up by setup.sh -----

@@ -10,8 +10,13 @@ case $#,${1:-} in
         exit 2
         ;;
 esac
-rm -rf build dist .mypy_cache .ruff_cache .hypothesis .import_linter_cache .pytest_cache
+rm -rf build .mypy_cache .ruff_cache .hypothesis .import_linter_cache .pytest_cache
 rm -f .coverage .coverage.*
+if [ -d dist ]; then
+    # in a container it is mounted, and stays as an empty folder
+    find dist -mindepth 1 -delete
+    rmdir dist 2>/dev/null || true
+fi
 find . -path './.venv*' -prune -o -path ./.git -prune -o \
     \( -name __pycache__ -o -name '*.egg-info' \) -prune -exec rm -rf {} +
 if [ "${1:-}" = --all ]; then

@@ -16,7 +16,7 @@ WORKDIR /app
 COPY . .
 # versions are bounded in setup.cfg
 # hadolint ignore=DL3013
-RUN pip3 install . pyinstaller
+RUN pip3 install . pyinstaller && bin/clean.sh
 
 FROM python:3.11-slim
 LABEL org.opencontainers.image.title="RunAI" \

@@ -5,7 +5,8 @@
 #   bin/buildlinux.sh --pack    and packs it, as dist/runai-VERSION-linux-MACHINE.tar.xz
 #
 # It is built with the .venv that bin/setup.sh makes, and holds the torch of that: see RUNAI_TORCH
-# there. RUNAI_VENV names another environment to build with. See docs/building.md.
+# there. RUNAI_VENV names another environment to build with. Takes 1 GB in TMPDIR meanwhile. See
+# docs/building.md.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -26,9 +27,13 @@ if ! "$python" -c 'import PyInstaller' 2>/dev/null; then
     "$python" -m pip install --quiet --disable-pip-version-check "pyinstaller>=6.22,<7"
 fi
 rm -rf dist/runai
+# a folder of its own: others may write to a name in /tmp that is known beforehand
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' INT TERM
 echo "Building dist/runai, which takes minutes …" >&2
 "$python" -m PyInstaller --noconfirm --log-level ERROR \
-    --workpath "${TMPDIR:-/tmp}/runai-build" packaging/runai.spec
+    --workpath "$work" packaging/runai.spec
 if [ "$pack" ]; then
     version=$("$python" -c 'import runai; print(runai.__version__)')
     packed=dist/runai-$version-linux-$(uname -m).tar.xz

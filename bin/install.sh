@@ -76,7 +76,11 @@ total() {
 }
 
 show_plan() {
-    echo "RunAI will be installed in"
+    if [ -f "$root/.venv/runai-stamp" ]; then
+        echo "RunAI is installed already; what is missing or has changed is added in"
+    else
+        echo "RunAI will be installed in"
+    fi
     echo "  $root/.venv    the package and what it needs, PyTorch above all: 1.5 GB and more"
     echo "  $base    the folder of models:"
     echo "    the CLIP vocabulary, 1.5 MB, which models of a single file need"
@@ -94,6 +98,16 @@ ask() {
             case $reply in [yY]*) answer=yes ;; esac
         fi
     fi
+}
+
+set_up() {
+    "$root/bin/setup.sh" && return
+    if [ -n "$wheels" ] && [ -x "$root/.venv/bin/python" ]; then
+        echo "Wheels are made for one version of Python each, and this is" \
+            "$("$root/.venv/bin/python" --version): name another with RUNAI_PYTHON, or fetch" \
+            "into $wheels what is missing there. docs/getting-started.md tells how." >&2
+    fi
+    exit 1
 }
 
 failed=""
@@ -115,7 +129,7 @@ if [ -n "$wheels" ]; then
     PIP_NO_INDEX=1 PIP_FIND_LINKS=$wheels
     export PIP_NO_INDEX PIP_FIND_LINKS
 fi
-"$root/bin/setup.sh"
+set_up
 mkdir -p "$base/v1" "$base/v2" "$base/xl" "$base/Lora" "$base/VAE" "$base/embeddings"
 get_vocabulary
 if [ "$answer" = yes ]; then

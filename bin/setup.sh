@@ -4,9 +4,10 @@
 #   bin/setup.sh        to run
 #   bin/setup.sh dev    to run and to test
 #
-# RUNAI_PYTHON: the Python to use (3.11 or newer). RUNAI_TORCH: what to install as torch, in
-# pip's words, say "torch==2.13.0 --index-url URL"; without it a machine with an NVIDIA GPU
-# gets the newest torch, another one torch==2.13.0. A torch that is installed is kept.
+# RUNAI_PYTHON: the Python to use (3.11 or newer); a .venv of another version is made anew.
+# RUNAI_TORCH: what to install as torch, in pip's words, say "torch==2.13.0 --index-url URL";
+# without it a machine with an NVIDIA GPU gets the newest torch, another one torch==2.13.0. A
+# torch that is installed is kept.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -29,12 +30,21 @@ find_python() {
     return 1
 }
 
+version() {
+    "$1" -c 'import sys; print(*sys.version_info[:2])' 2>/dev/null
+}
+
+venv_fits() {
+    [ -x .venv/bin/python ] && new_enough .venv/bin/python || return 1
+    [ -z "${RUNAI_PYTHON:-}" ] || [ "$(version "$RUNAI_PYTHON")" = "$(version .venv/bin/python)" ]
+}
+
 state() {
     { cat setup.cfg pyproject.toml bin/setup.sh && echo "${RUNAI_TORCH:-}"; } | cksum
 }
 
 is_done() {
-    [ -x .venv/bin/runai ] && [ -f "$stamp" ] || return 1
+    [ -x .venv/bin/runai ] && [ -f "$stamp" ] && venv_fits || return 1
     [ "$(cat "$stamp")" = "dev $(state)" ] || [ "$(cat "$stamp")" = "$want $(state)" ]
 }
 
@@ -63,7 +73,7 @@ install_torch() {
 if is_done; then
     exit 0
 fi
-if ! [ -x .venv/bin/python ] || ! new_enough .venv/bin/python; then
+if ! venv_fits; then
     python=$(find_python)
     echo "Making .venv with $("$python" --version) …" >&2
     "$python" -m venv --clear .venv || {

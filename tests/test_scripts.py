@@ -41,6 +41,33 @@ def test_a_python_that_is_too_old_is_named_with_what_to_do(tmp_path: Path) -> No
     assert not (tmp_path / "repo" / ".venv").exists()
 
 
+# stands for a Python: its name is its version; says so when it is asked for an environment
+PYTHON = """#!/bin/sh
+case "$*" in
+    *print*) echo "$(basename "$0")" ;;
+    "-m venv"*) echo "asked for an environment" && exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("named", "made"), [("3.12", True), ("3.11", False)])
+def test_an_environment_of_another_python_than_is_named_is_made_anew(
+    tmp_path: Path, named: str, made: bool
+) -> None:
+    repo = copied(tmp_path / "repo")
+    here = repo / ".venv" / "bin"
+    for stub in (tmp_path / "3.12", tmp_path / "3.11", here / "3.11", here / "runai"):
+        stub.parent.mkdir(parents=True, exist_ok=True)
+        stub.write_text(PYTHON)
+        stub.chmod(0o755)
+    (here / "python").write_text(f'#!/bin/sh\nexec {here}/3.11 "$@"\n')
+    (here / "python").chmod(0o755)
+    assert run(repo / "bin" / "setup.sh").returncode == 0, "what is named nowhere is kept"
+    done = run(repo / "bin" / "setup.sh", RUNAI_PYTHON=str(tmp_path / named))
+    assert ("asked for an environment" in done.stdout) is made
+    assert (done.returncode != 0) is made
+
+
 def test_without_a_prompt_run_shows_its_usage() -> None:
     done = run(ROOT / "bin" / "run.sh")
     assert (done.returncode, done.stderr.partition(" ")[0]) == (2, "usage:")
@@ -51,15 +78,32 @@ def test_ci_calls_exactly_the_test_script() -> None:
     assert lines == ["#!/bin/sh", 'exec "$(dirname "$0")/../bin/test.sh"']
 
 
-def test_clean_keeps_the_sources_and_the_environment(tmp_path: Path) -> None:
-    repo = copied(tmp_path)
-    for name in ("build/x", "runai/__pycache__/a.pyc", ".venv/bin/python", "runai/a.py"):
+def cleaned(repo: Path, *words: str) -> tuple[int, set[str]]:
+    """How bin/clean.sh ended, and what of these files is left."""
+    environments = {".venv/bin/python", ".venv312/lib/some.egg-info"}
+    for name in {"build/x", "runai/__pycache__/a.pyc", "runai/a.py", *environments}:
         (repo / name).parent.mkdir(parents=True, exist_ok=True)
         (repo / name).touch()
-    assert run(repo / "bin" / "clean.sh").returncode == 0
+    status = run(repo / "bin" / "clean.sh", *words).returncode
     left = {str(path.relative_to(repo)) for path in repo.rglob("*") if path.is_file()}
-    assert {".venv/bin/python", "runai/a.py"} <= left
-    assert not {"build/x", "runai/__pycache__/a.pyc"} & left
+    return status, {name for name in left if not name.startswith(("bin/", "setup", "pyproj"))}
+
+
+KEPT = {"runai/a.py", ".venv312/lib/some.egg-info"}
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "left"),
+    [
+        ([], 0, {*KEPT, ".venv/bin/python"}),
+        (["--all"], 0, KEPT),
+        (["--help"], 2, {*KEPT, ".venv/bin/python", "build/x", "runai/__pycache__/a.pyc"}),
+    ],
+)
+def test_clean_keeps_the_sources_and_removes_nothing_that_it_was_not_asked_to(
+    tmp_path: Path, words: list[str], status: int, left: set[str]
+) -> None:
+    assert cleaned(copied(tmp_path), *words) == (status, left)
 
 
 # --- install.sh: what it asks, fetches and says; the package itself is set up by setup.sh -----
@@ -77,10 +121,15 @@ class Installing(NamedTuple):
     base: Path
 
 
-def install(folder: Path, *words: str, fail: str = "(nothing)") -> Installing:
+def install(folder: Path, *words: str, fail: str = "(nothing)", setup: str = "") -> Installing:
     repo = copied(folder / "repo")
     (repo / ".venv" / "bin").mkdir(parents=True)
-    for script, text in (("bin/setup.sh", "#!/bin/sh\n"), (".venv/bin/runai", RUNAI)):
+    stubs = {
+        "bin/setup.sh": f'#!/bin/sh\ncd "$(dirname "$0")/.."\n{setup}\n',
+        ".venv/bin/runai": RUNAI,
+        ".venv/bin/python": "#!/bin/sh\necho Python 3.11.0\n",
+    }
+    for script, text in stubs.items():
         (repo / script).write_text(text)
         (repo / script).chmod(0o755)
     log, base = folder / "log", folder / "models"
@@ -146,6 +195,20 @@ def test_offline_takes_the_vocabulary_from_the_wheels(tmp_path: Path) -> None:
     (tmp_path / "wheels").mkdir()
     found = install(tmp_path, "--offline", str(tmp_path / "wheels"))
     assert found.calls == [f"models get vocabulary --wheels {tmp_path}/wheels"]
+
+
+def test_wheels_that_do_not_suffice_are_said_to_be_for_another_python(tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    found = install(tmp_path, "--offline", str(tmp_path / "wheels"), setup="exit 1")
+    assert (found.done.returncode, found.calls) == (1, [])
+    assert "this is Python 3.11.0: name another with RUNAI_PYTHON" in found.done.stderr
+
+
+def test_a_second_run_says_that_it_is_installed_already(tmp_path: Path) -> None:
+    said = install(tmp_path, setup="touch .venv/runai-stamp").done.stdout
+    assert "installed already" not in said
+    again = run(tmp_path / "repo" / "bin" / "install.sh", BASE_DIR=str(tmp_path), LOG="/dev/null")
+    assert again.stdout.startswith("RunAI is installed already; ")
 
 
 @pytest.mark.parametrize(

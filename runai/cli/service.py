@@ -76,12 +76,16 @@ def _install(folder: Path, arguments: Namespace, settings: Settings) -> int:
             "RUNAI_TOKEN is not there when systemd starts the server.", hint="Use --token-file."
         )
     files = units(arguments, settings)
+    _reach_systemd()
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
         print(folder / name)
     _systemctl("daemon-reload")
-    _systemctl("enable", "--now", SOCKET)
+    _systemctl("enable", SOCKET)
+    # one that listens already would go on where the last installation had it, and so would its
+    # server: the restart takes the server along
+    _systemctl("restart", SOCKET)
     print(f"Started when somebody connects to {_where(settings)}.")
     return ExitCode.OK
 
@@ -91,6 +95,7 @@ def _remove(folder: Path, arguments: Namespace, settings: Settings) -> int:
     if not there:
         print("There is no service to remove.")
         return ExitCode.OK
+    _reach_systemd()
     _systemctl("disable", "--now", SOCKET, SERVICE)
     for path in there:
         path.unlink()
@@ -103,6 +108,7 @@ def _status(folder: Path, arguments: Namespace, settings: Settings) -> int:
     if not (folder / SOCKET).exists():
         print("There is no service. Make one: runai service install")
         return ExitCode.FAILED
+    _reach_systemd()
     for name, what in ((SOCKET, "listens"), (SERVICE, "server")):
         print(f"{what:8} {_systemctl('is-active', name, check=False)}  ({folder / name})")
     return ExitCode.OK
@@ -191,7 +197,19 @@ def _folder() -> Path:
     return Path(home, "systemd", "user")
 
 
-def _systemctl(*words: str, check: bool = True) -> str:
+def _reach_systemd() -> None:
+    """Raises SetupError where the user's systemd does not answer: then nothing has been changed."""
+    _systemctl(
+        "show-environment",
+        hint="It needs a session of the user's own systemd: log in on the computer itself.",
+    )
+
+
+def _systemctl(
+    *words: str,
+    check: bool = True,
+    hint: str = f"`systemctl --user status {SOCKET}` tells why; another program may listen there.",
+) -> str:
     command = ["systemctl", "--user", *words]
     try:
         done = subprocess.run(  # noqa: S603 (words of our own)
@@ -203,9 +221,6 @@ def _systemctl(*words: str, check: bool = True) -> str:
             hint="Start `runai --keep-alive` when you log in, by whatever starts programs then.",
         ) from None
     if check and done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise SetupError(
-            f"`{' '.join(command)}` failed: {said}",
-            hint="It needs a session of the user's own systemd: log in on the computer itself.",
-        )
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[0].rstrip(".")
+        raise SetupError(f"`{' '.join(command)}` failed: {said}.", hint=hint)
     return done.stdout.strip()

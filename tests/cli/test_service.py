@@ -20,6 +20,7 @@ from tests.cli.conftest import SERVE
 SYSTEMCTL = """#!/bin/sh
 echo "$@" >>"$NOTES"
 if [ "$2" = is-active ]; then echo active; fi
+if [ "$2" = "$REFUSES" ]; then exit 1; fi
 exit "${ENDS:-0}"
 """
 
@@ -57,8 +58,10 @@ def test_what_is_installed_listens_where_the_server_would(notes: Path, units: Pa
     assert command.startswith(f'"{sys.executable}" "-P" "-m" "runai" "serve"')
     assert command.endswith('"--idle-exit-s" "600.0"')
     assert notes.read_text().splitlines() == [
+        "--user show-environment",
         "--user daemon-reload",
-        "--user enable --now runai.socket",
+        "--user enable runai.socket",
+        "--user restart runai.socket",  # it may listen where the last installation had it
     ]
 
 
@@ -159,12 +162,35 @@ def test_a_token_that_systemd_would_not_have_is_refused(
     assert not units.exists()
 
 
-def test_what_systemd_refuses_is_said(
+@pytest.mark.parametrize("action", ["install", "status", "remove"])
+def test_a_systemd_that_does_not_answer_is_said_and_nothing_is_changed(
+    action: str,
+    notes: Path,
+    units: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if action != "install":
+        install()
+    before = {path: path.read_bytes() for path in units.glob("*")}
+    monkeypatch.setenv("ENDS", "1")
+    capsys.readouterr()
+    assert main(["service", action]) == 1
+    said = capsys.readouterr()
+    assert "`systemctl --user show-environment` failed" in said.err
+    assert "log in on the computer" in said.err
+    assert said.out == ""
+    assert {path: path.read_bytes() for path in units.glob("*")} == before
+
+
+def test_a_port_that_systemd_does_not_get_is_said(
     notes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("ENDS", "1")
+    monkeypatch.setenv("REFUSES", "restart")
     assert main(["service", "install"]) == 1
-    assert "`systemctl --user daemon-reload` failed" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "`systemctl --user restart runai.socket` failed" in said
+    assert "another program may listen there" in said
 
 
 def test_a_computer_without_systemd_is_told_what_to_do(

@@ -88,7 +88,12 @@ def main(
         "prompt": prompt,
         "num_inference_steps": 20,
     }
-    with connect(host, int(port), certificate) as connection:
+    try:
+        connection = connect(host, int(port), certificate)
+    except OSError as error:
+        print(f"No server at {host}, port {port}: {error}. Start it: runai serve", file=sys.stderr)
+        return 1
+    with connection:
         answer = draw(connection, request)
     if answer["type"] == "failed":
         error = answer["error"]

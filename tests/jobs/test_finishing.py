@@ -9,6 +9,7 @@ import pytest
 from runai.errors import DeviceLost
 from runai.jobs import finisher
 from runai.jobs.service import Service
+from runai.jobs.session import Session
 from runai.schema.events import Accepted, Canceled, Completed, Failed, Progress
 from runai.testing.scripted import ScriptedEngine
 from tests.jobs.asking import ask, ends_of, in_thread, take_until_end
@@ -21,6 +22,19 @@ def late_engine(**more: object) -> ScriptedEngine:
     engine = ScriptedEngine(late=True, **more)  # type: ignore[arg-type]
     engine.finishing_gate.close()
     return engine
+
+
+def break_while_one_is_written(
+    engine: ScriptedEngine, session: Session, error: BaseException
+) -> None:
+    """In a step of another request's."""
+    session.submit(ask("drawn"))
+    engine.finishing_gate.wait_until_reached()
+    engine.gate.close()
+    session.submit(ask("beside"))
+    engine.gate.wait_until_reached()
+    engine.breaks["step"].append(error)
+    engine.gate.open()
 
 
 def test_others_are_drawn_while_a_picture_is_written(serve: Serve) -> None:
@@ -76,29 +90,17 @@ def test_a_picture_that_cannot_be_written_is_its_requests_failure(serve: Serve) 
 def test_what_is_drawn_gets_its_picture_though_the_engine_breaks(serve: Serve) -> None:
     engine = late_engine(breaks={"step": []}, capacity=1)
     session = serve(engine).open_session()
-    session.submit(ask("drawn"))
-    engine.finishing_gate.wait_until_reached()
-    engine.gate.close()
-    session.submit(ask("lost"))
-    engine.gate.wait_until_reached()
-    engine.breaks["step"].append(DeviceLost("Gone."))  # type: ignore[attr-defined]
-    engine.gate.open()
+    break_while_one_is_written(engine, session, DeviceLost("Gone."))
     engine.finishing_gate.open()
-    ends = ends_of(session, "drawn", "lost")
+    ends = ends_of(session, "drawn", "beside")
     assert isinstance(ends["drawn"], Completed)
-    assert isinstance(ends["lost"], Failed) and ends["lost"].error.code == "device_lost"
+    assert isinstance(ends["beside"], Failed) and ends["beside"].error.code == "device_lost"
 
 
 def test_a_step_that_raises_does_not_fail_what_is_drawn(serve: Serve) -> None:
     engine = late_engine(breaks={"step": []}, capacity=1)
     session = serve(engine).open_session()
-    session.submit(ask("drawn"))
-    engine.finishing_gate.wait_until_reached()
-    engine.gate.close()
-    session.submit(ask("beside"))
-    engine.gate.wait_until_reached()
-    engine.breaks["step"].append(ValueError("a bug"))  # type: ignore[attr-defined]
-    engine.gate.open()
+    break_while_one_is_written(engine, session, ValueError("a bug"))
     assert isinstance(take_until_end(session, "beside")[-1], Failed)
     engine.finishing_gate.open()
     assert isinstance(take_until_end(session, "drawn")[-1], Completed)

@@ -90,8 +90,8 @@ def main(
     }
     try:
         connection = connect(host, int(port), certificate)
-    except OSError as error:
-        print(f"No server at {host}, port {port}: {error}. Start it: runai serve", file=sys.stderr)
+    except OSError as why:
+        print(f"No server at {host}, port {port}: {why}. Start it: runai serve", file=sys.stderr)
         return 1
     with connection:
         answer = draw(connection, request)

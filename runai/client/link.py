@@ -11,9 +11,12 @@ is dead, so what a server says before it closes is still heard.
 
 Where the server keeps what is open, each last answer is confirmed, and when the network breaks
 the requests' inboxes are `Kept` for another link, which goes on with those that the server still
-has. What came twice - `accepted`, or a last answer whose confirmation was lost - is dropped.
+has. Until the server has said which these are, all of them are the new link's, so that one that
+breaks before that leaves them to the next. What came twice - `accepted`, or a last answer whose
+confirmation was lost - is dropped.
 An id may be used again once it is answered: that a request of this id is open on the server
-means the new one only if something has come for it (see `kept`).
+means the new one only if something has come for it (see `kept`). If it is an old one's, the id
+is in use until that is answered again.
 
 Never connects again: `client` makes a new link.
 """
@@ -75,21 +78,22 @@ class _Waiting:
 class Link:
     """See the module. Takes the connected stream over; `close` joins both threads.
 
-    `on_break`: called on the reader's thread when the network broke while requests are open,
-    before that shows; true if somebody will take over what is `kept`. None: nobody would.
+    `on_end`: called on the reader's thread when the connection has ended while requests are open,
+    before that shows, with whether the network broke and the server keeps them; true if somebody
+    will take over what is `kept`. None: nobody would.
     """
 
     def __init__(
         self,
         connected: Stream,
         packet_size: int,
-        on_break: Callable[[Link], bool] | None = None,
+        on_end: Callable[[Link, bool], bool] | None = None,
         kept: Kept = NOTHING,
         keepalive: Keepalive = KEEPALIVE,
     ) -> None:
         self._stream = connected
         self._packet_size = packet_size
-        self._on_break = on_break
+        self._on_end = on_end
         self._before = kept
         self._keepalive = keepalive
         self.resume_s = 0.0  # how long the server keeps what is open
@@ -98,9 +102,10 @@ class Link:
         self._confirmed: deque[str] = deque(kept.confirmed, maxlen=REMEMBERED)  # the reader's
         self._wire = Connection(Role.CLIENT, packet_size, MAX_HELLO_BYTES)
         self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
-        self._lock = threading.Lock()  # guards the four below
+        self._lock = threading.Lock()  # guards the five below
         self._unanswered: list[_Waiting] = []  # in the order of sending
-        self._open: dict[str, Inbox] = {}
+        self._open: dict[str, Inbox] = dict(kept.inboxes)
+        self._is_left = False
         self._complaint: ErrorBody | None = None  # said by the server to nobody in particular
         self._lost: ErrorBody | None = None
         self._writer = threading.Thread(target=self._write, name="runai-client-writer")
@@ -123,6 +128,12 @@ class Link:
     def is_alive(self) -> bool:
         with self._lock:
             return self._lost is None
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it has ended, or is about to, with requests open."""
+        with self._lock:
+            return self._is_left
 
     def submit(self, request: GenerationRequest, cancel: Callable[[str], None]) -> Answers:
         """Send a request. Raises DuplicateId, or ConnectionLost if the link is dead.
@@ -147,10 +158,10 @@ class Link:
 
     def cancel_again(self) -> None:
         """Ask once more for the ends that were asked for while there was no connection."""
-        with self._lock:
-            canceled = [name for name, inbox in self._open.items() if inbox.is_canceled]
-        for name in canceled:
-            self.cancel(name)
+        with self._lock:  # as long as it is held, no other request has one of these ids
+            for name, inbox in self._open.items():
+                if inbox.is_canceled:
+                    self._outgoing.put(self._encode(Cancel(id=name)))
 
     @property
     def kept(self) -> Kept:
@@ -244,7 +255,6 @@ class Link:
     def _deliver(self, event: Event) -> None:
         if isinstance(event, HelloEvent):
             self._wire.max_message_bytes = MAX_ANSWER_BYTES
-        if isinstance(event, HelloEvent):
             self._go_on(event)
         with self._lock:
             waiting = self._first_answered_by(event)
@@ -264,19 +274,21 @@ class Link:
 
     def _go_on(self, welcome: HelloEvent) -> None:
         """With what was kept of a link before this one, as far as the server still has it."""
-        if self._on_break is not None:
+        if self._on_end is not None:
             self.resume_s = welcome.capabilities.resume_s
         if self.resume_s:
             self._stream.watch(self._keepalive)
-        left = self._before.left_in(welcome.open)
+        before, self._before = self._before, NOTHING
+        gone = before.inboxes.keys() - before.left_in(welcome.open).keys()
         with self._lock:
-            self._open.update(left)
-        for name, inbox in self._before.inboxes.items():
-            if name not in left:
-                inbox.put(GONE)
-        for name in welcome.open:
-            if name not in left:  # nobody waits for it any more
-                self._outgoing.put(self._encode(Cancel(id=name)))
+            for name in gone:
+                self._open.pop(name, None)
+            for name in welcome.open:
+                if name not in self._open:  # nobody waits for it any more
+                    self._open[name] = Inbox()
+                    self._outgoing.put(self._encode(Cancel(id=name)))
+        for name in gone:
+            before.inboxes[name].put(GONE)
 
     def _first_answered_by(self, event: Event) -> _Waiting | None:
         """Who gets a first answer with this event, with the lock held; waits no longer."""
@@ -293,8 +305,9 @@ class Link:
         self._writer.join()  # the fault may have shown there
         with self._lock:
             lost = self._complaint or ErrorBody.of(error or self._what_broke())
-            may_return = bool(self._open and error is None and self._complaint is None)
-        taken_over = may_return and self._is_taken_over()
+            broke = error is None and self._complaint is None and self._has_broken()
+            self._is_left = is_left = bool(self._open)
+        taken_over = is_left and self._on_end is not None and self._on_end(self, broke)
         with self._lock:
             self._lost = lost
             asking = [waiting.inbox for waiting in self._unanswered if not waiting.request_id]
@@ -306,11 +319,10 @@ class Link:
             with self._lock:
                 self._open.clear()
 
-    def _is_taken_over(self) -> bool:
-        if self._on_break is None or not self.resume_s:
-            return False
+    def _has_broken(self) -> bool:
+        """Whether the network has, where the server keeps what is open."""
         numbers = [number for number, _ in self._faults]
-        return is_broken(numbers, is_here=self._is_here) and self._on_break(self)
+        return bool(self.resume_s) and is_broken(numbers, is_here=self._is_here)
 
     def _what_broke(self) -> ConnectionLost:
         if not self._faults:

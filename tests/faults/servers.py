@@ -31,7 +31,7 @@ SMALL = {"prompt": "a b c", "width": 64, "height": 64, "num_inference_steps": 2,
 
 
 class Held(NamedTuple):
-    """What a process holds. `threads`: the kernel's numbers of them; `descriptors`: what each is."""
+    """What a process holds. `threads`: the kernel's numbers; `descriptors`: what each one is."""
 
     threads: frozenset[str]
     descriptors: frozenset[str]

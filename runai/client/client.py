@@ -79,6 +79,7 @@ class Client:
         self._backoff_s = tuple(backoff_s)
         self._keepalive = keepalive
         self._closing = threading.Event()
+        self._kept = NOTHING  # what links that broke have left; whoever is connecting has it
         self._changed = threading.Condition()  # guards the four below
         self._connecting = False
         self._returning: threading.Thread | None = None
@@ -154,24 +155,23 @@ class Client:
             if dead is not None and dead.is_alive:
                 return dead
             self._connecting = True
-        link = server = None
         try:
             if dead is not None:
                 dead.close()
-            link, server = self._connect_patiently(() if dead is None else self._backoff_s)
-            return link
-        finally:
-            self._take(link, server)
+            return self._connect_patiently(() if dead is None else self._backoff_s)
+        except BaseException:
+            self._end_connecting()
+            raise
 
-    def _take(self, link: Link | None, server: HelloEvent | None) -> None:
-        """The outcome of connecting; None: it could not be done."""
+    def _end_connecting(self) -> Kept:
+        """There is a link now, or there could be none; what was left for it."""
         with self._changed:
+            kept, self._kept = self._kept, NOTHING
             self._connecting = False
-            if link is not None:
-                self._link, self._server = link, server
             self._changed.notify_all()
+            return kept
 
-    def _connect_patiently(self, pauses: Sequence[float]) -> tuple[Link, HelloEvent]:
+    def _connect_patiently(self, pauses: Sequence[float]) -> Link:
         for pause in pauses:
             try:
                 return self._connect()
@@ -179,36 +179,45 @@ class Client:
                 self._closing.wait(pause)
         return self._connect()
 
-    def _connect(
-        self,
-        timeout_s: float | None = None,
-        kept: Kept = NOTHING,
-    ) -> tuple[Link, HelloEvent]:
+    def _connect(self, timeout_s: float | None = None) -> Link:
+        """A new link, which is in use from now on; ends the connecting."""
         if self._closing.is_set():
             raise ConnectionLost("This client has been closed.", hint="Make a new one.")
         stream = self._server_at.connect(timeout_s or self._timeout_s)
-        on_break = None if self._hello.session is None else self._broke
-        link = Link(stream, self._packet_size, on_break, kept, self._keepalive)
+        on_end = None if self._hello.session is None else self._ended
+        link = Link(stream, self._packet_size, on_end, self._kept, self._keepalive)
         try:
             server = link.ask(self._hello, "hello", self._timeout_s)
+            assert isinstance(server, HelloEvent)  # noqa: S101 (for mypy: asked for by kind)
+            self._adopt(link, server)
         except BaseException:
             link.close()
+            self._kept = link.kept
             raise
-        assert isinstance(server, HelloEvent)  # noqa: S101 (for mypy: asked for by kind)
-        return link, server
+        return link
+
+    def _adopt(self, link: Link, server: HelloEvent) -> None:
+        """Raises ConnectionLost if it has ended already, with what it was to go on with."""
+        with self._changed:
+            if link.is_left:
+                raise ConnectionLost("The connection broke again at once.")
+            self._link, self._server = link, server
+            self._end_connecting()
 
     # --- coming back -----------------------------------------------------------------
 
-    def _broke(self, link: Link) -> bool:
-        """The network did, with requests open: whether we try to come back. On the link's thread.
+    def _ended(self, link: Link, broke: bool) -> bool:
+        """A link did, with requests open: whether somebody goes on with them. On its thread.
 
         From here on nobody else connects, so the link must not be known to be dead before.
         """
         with self._changed:
-            if self._link is not link or self._connecting or self._closing.is_set():
+            if self._link is not link:  # nobody uses it yet: who is making it makes another one
+                return True
+            if not broke or self._closing.is_set():
                 return False
             thread = threading.Thread(
-                target=self._come_back, args=(link,), name="runai-client-returning"
+                target=self._come_back, args=(link, self._returning), name="runai-client-returning"
             )
             try:
                 thread.start()
@@ -217,28 +226,28 @@ class Client:
             self._connecting, self._returning = True, thread
             return True
 
-    def _come_back(self, broken: Link) -> None:
+    def _come_back(self, broken: Link, before: threading.Thread | None) -> None:
+        if before is not None:
+            before.join()  # it has come back, and has nothing left to wait for
         broken.close()
+        self._kept = broken.kept
         until = time.monotonic() + broken.resume_s + RETURN_MARGIN_S
-        kept = broken.kept
-        link = server = None
-        why = _not_back(ConnectionLost("Something went wrong here."))
+        link, why = None, _not_back(ConnectionLost("Something went wrong here."))
         try:
-            link, server = self._connect_until(until, kept)
+            link = self._connect_until(until)
         except RunAIError as error:
             why = _not_back(error)
         finally:
-            self._take(link, server)
             if link is None:
-                kept.let_down(ErrorBody.of(why))
+                self._end_connecting().let_down(ErrorBody.of(why))
             else:
                 link.cancel_again()
 
-    def _connect_until(self, until: float, kept: Kept) -> tuple[Link, HelloEvent]:
+    def _connect_until(self, until: float) -> Link:
         pauses = itertools.chain(RETURN_PAUSES_S, itertools.repeat(RETURN_PAUSES_S[-1]))
         while True:
             try:
-                return self._connect(min(self._timeout_s, RETURN_ATTEMPT_S), kept)
+                return self._connect(min(self._timeout_s, RETURN_ATTEMPT_S))
             except NotTrusted:
                 raise
             except (ConnectionLost, TooManyConnections):

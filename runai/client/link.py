@@ -1,19 +1,16 @@
 """One connection to a server: a stream, a thread that reads, a thread that writes.
 
-Theory of operation. Whoever asks something registers an inbox and puts the message's bytes
-into the writer's queue, both under the lock, so that the order of waiting is the order of
-sending. The reader gives each event to the inbox it belongs to: by the request's id; by kind
-where there is none (hello, models, status); and a `failed` without an id, with which a server
-answers a message that it could not read, to whoever has waited longest for a first answer,
-because a server answers messages in their order. When the stream ends every inbox that still
-waits gets an error: nobody waits for a dead connection. The reader alone decides that it
-is dead, so what a server says before it closes is still heard.
+Theory of operation. Whoever asks something gets an inbox, and the message's bytes go into the
+writer's queue, both under the lock, so that the order of waiting is the order of sending. The
+reader gives each event to the inbox that `books` finds for it. When the stream ends every inbox
+that still waits gets an error: nobody waits for a dead connection. The reader alone decides that
+it is dead, so what a server says before it closes is still heard.
 
 Where the server keeps what is open, each last answer is confirmed, and when the network breaks
 the requests' inboxes are `Kept` for another link, which goes on with those that the server still
-has. What came twice - `accepted`, or a last answer whose confirmation was lost - is dropped.
-An id may be used again once it is answered: that a request of this id is open on the server
-means the new one only if something has come for it (see `kept`).
+has. Until the server has said which these are, all of them are the new link's, so that one that
+breaks before that leaves them to the next. What came twice - `accepted`, or a last answer whose
+confirmation was lost - is dropped.
 
 Never connects again: `client` makes a new link.
 """
@@ -21,16 +18,15 @@ Never connects again: `client` makes a new link.
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 
 from pydantic import BaseModel
 
-from runai.client.answers import Answers, Inbox
-from runai.client.kept import GONE, NOTHING, Kept
-from runai.errors import ConnectionLost, DuplicateId, RunAIError, WireError
+from runai.client.answers import Answers
+from runai.client.books import Books
+from runai.client.kept import NOTHING, Kept
+from runai.errors import ConnectionLost, RunAIError, WireError
 from runai.schema import codec
 from runai.schema.events import (
     TERMINAL,
@@ -39,7 +35,6 @@ from runai.schema.events import (
     Event,
     Failed,
     HelloEvent,
-    JobEvent,
 )
 from runai.schema.requests import Cancel, GenerationRequest, Received
 from runai.streams.breaks import is_broken
@@ -51,56 +46,38 @@ from runai.wire.packets import encode
 FAREWELL_S = 1.0
 MAX_HELLO_BYTES = 256 * 1024  # of answers before it is known what answers
 MAX_ANSWER_BYTES = 1024 * 1024 * 1024
-REMEMBERED = 4096  # more than a server keeps of one client
 # a silent server is given up after 25 s: where it keeps what is open, little is lost by that
 KEEPALIVE = Keepalive(idle_s=10, interval_s=5, probes=3)
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    """Who waits for a first answer: to a question of that kind, or to a request."""
-
-    kind: str
-    request_id: str | None
-    inbox: Inbox
-
-    def is_answered_by(self, event: Event) -> bool:
-        if isinstance(event, Failed) and event.id is None:
-            return True  # answers come in the order of the questions
-        if isinstance(event, JobEvent):
-            return self.request_id == event.id
-        return self.kind == event.type
 
 
 class Link:
     """See the module. Takes the connected stream over; `close` joins both threads.
 
-    `on_break`: called on the reader's thread when the network broke while requests are open,
-    before that shows; true if somebody will take over what is `kept`. None: nobody would.
+    `on_end`: called on the reader's thread when the connection has ended while requests are open,
+    before that shows, with whether the network broke and the server keeps them; true if somebody
+    will take over what is `kept`. None: nobody would.
     """
 
     def __init__(
         self,
         connected: Stream,
         packet_size: int,
-        on_break: Callable[[Link], bool] | None = None,
+        on_end: Callable[[Link, bool], bool] | None = None,
         kept: Kept = NOTHING,
         keepalive: Keepalive = KEEPALIVE,
     ) -> None:
         self._stream = connected
         self._packet_size = packet_size
-        self._on_break = on_break
-        self._before = kept
+        self._on_end = on_end
         self._keepalive = keepalive
         self.resume_s = 0.0  # how long the server keeps what is open
         self._is_here = connected.is_here
         self._faults: list[tuple[int | None, str]] = []  # of either thread: number, words
-        self._confirmed: deque[str] = deque(kept.confirmed, maxlen=REMEMBERED)  # the reader's
         self._wire = Connection(Role.CLIENT, packet_size, MAX_HELLO_BYTES)
         self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
         self._lock = threading.Lock()  # guards the four below
-        self._unanswered: list[_Waiting] = []  # in the order of sending
-        self._open: dict[str, Inbox] = {}
+        self._books = Books(kept)
+        self._is_left = False
         self._complaint: ErrorBody | None = None  # said by the server to nobody in particular
         self._lost: ErrorBody | None = None
         self._writer = threading.Thread(target=self._write, name="runai-client-writer")
@@ -124,49 +101,52 @@ class Link:
         with self._lock:
             return self._lost is None
 
+    @property
+    def is_left(self) -> bool:
+        """Whether it has ended, or is about to, with requests open."""
+        with self._lock:
+            return self._is_left
+
     def submit(self, request: GenerationRequest, cancel: Callable[[str], None]) -> Answers:
         """Send a request. Raises DuplicateId, or ConnectionLost if the link is dead.
 
         `cancel`: ends a request on whichever link it is by then.
         """
-        inbox = Inbox()
         data = self._encode(request)
         with self._lock:
-            if request.id in self._open:
-                raise DuplicateId(f"The request {request.id!r} is still open.", field="id")
-            self._send(data, _Waiting("generate", request.id, inbox))
-            self._open[request.id] = inbox
+            self._check_alive()
+            inbox = self._books.add_request(request.id)
+            self._outgoing.put(data)
         return Answers(request.id, inbox, cancel)
 
     def cancel(self, request_id: str) -> None:
         """Ask the server to end a request. Takes no lock: safe in a signal handler."""
-        inbox = self._open.get(request_id)
+        inbox = self._books.open.get(request_id)
         if inbox is not None:
             inbox.is_canceled = True  # before it is sent: this link may be dead
         self._outgoing.put(self._encode(Cancel(id=request_id)))
 
     def cancel_again(self) -> None:
         """Ask once more for the ends that were asked for while there was no connection."""
-        with self._lock:
-            canceled = [name for name, inbox in self._open.items() if inbox.is_canceled]
-        for name in canceled:
-            self.cancel(name)
+        with self._lock:  # as long as it is held, no other request has one of these ids
+            self._cancel_all(self._books.canceled)
 
     @property
     def kept(self) -> Kept:
         """What another link may go on with; of a dead one."""
         with self._lock:
-            return Kept(dict(self._open), tuple(self._confirmed))
+            return self._books.kept
 
     def ask(self, question: BaseModel, kind: str, timeout_s: float | None) -> Event:
         """The answer to a question; None waits as long as the connection lives.
 
         Raises what the server answers with, or ConnectionLost.
         """
-        inbox = Inbox()
         data = self._encode(question)
         with self._lock:
-            self._send(data, _Waiting(kind, None, inbox))
+            self._check_alive()
+            inbox = self._books.add_question(kind)
+            self._outgoing.put(data)
         try:
             answer = inbox.get(timeout=timeout_s)
         except Empty:
@@ -193,12 +173,14 @@ class Link:
     def _encode(self, message: BaseModel) -> bytes:
         return encode(codec.encode(message), self._packet_size)
 
-    def _send(self, data: bytes, waiting: _Waiting) -> None:
+    def _check_alive(self) -> None:
         """With the lock held."""
         if self._lost is not None:
             raise self._lost.to_exception()
-        self._unanswered.append(waiting)
-        self._outgoing.put(data)
+
+    def _cancel_all(self, request_ids: Iterable[str]) -> None:
+        for request_id in request_ids:
+            self._outgoing.put(self._encode(Cancel(id=request_id)))
 
     def _write(self) -> None:
         try:
@@ -244,18 +226,13 @@ class Link:
     def _deliver(self, event: Event) -> None:
         if isinstance(event, HelloEvent):
             self._wire.max_message_bytes = MAX_ANSWER_BYTES
-        if isinstance(event, HelloEvent):
             self._go_on(event)
         with self._lock:
-            waiting = self._first_answered_by(event)
-            inbox = waiting.inbox if waiting else self._open.get(_id_of(event))
-            if isinstance(event, TERMINAL):
-                self._open.pop((waiting and waiting.request_id) or _id_of(event), None)
+            inbox = self._books.enter(event)
             if inbox is None and isinstance(event, Failed) and event.id is None:
                 self._complaint = event.error
         if self.resume_s and isinstance(event, TERMINAL) and event.id is not None:
             # before it is handed out: the id may be used again at once
-            self._confirmed.append(event.id)
             self._outgoing.put(self._encode(Received(id=event.id)))
         if inbox is None or (isinstance(event, Accepted) and inbox.is_answered):
             return
@@ -264,27 +241,12 @@ class Link:
 
     def _go_on(self, welcome: HelloEvent) -> None:
         """With what was kept of a link before this one, as far as the server still has it."""
-        if self._on_break is not None:
+        if self._on_end is not None:
             self.resume_s = welcome.capabilities.resume_s
         if self.resume_s:
             self._stream.watch(self._keepalive)
-        left = self._before.left_in(welcome.open)
         with self._lock:
-            self._open.update(left)
-        for name, inbox in self._before.inboxes.items():
-            if name not in left:
-                inbox.put(GONE)
-        for name in welcome.open:
-            if name not in left:  # nobody waits for it any more
-                self._outgoing.put(self._encode(Cancel(id=name)))
-
-    def _first_answered_by(self, event: Event) -> _Waiting | None:
-        """Who gets a first answer with this event, with the lock held; waits no longer."""
-        for waiting in self._unanswered:
-            if waiting.is_answered_by(event):
-                self._unanswered.remove(waiting)
-                return waiting
-        return None
+            self._cancel_all(self._books.go_on(welcome.open))
 
     def _give_up(self, error: RunAIError | None) -> None:
         """The connection is dead: everybody who waits hears of it, the writer ends."""
@@ -293,30 +255,19 @@ class Link:
         self._writer.join()  # the fault may have shown there
         with self._lock:
             lost = self._complaint or ErrorBody.of(error or self._what_broke())
-            may_return = bool(self._open and error is None and self._complaint is None)
-        taken_over = may_return and self._is_taken_over()
+            broke = error is None and self._complaint is None and self._has_broken()
+            self._is_left = is_left = bool(self._books.open)
+        taken_over = is_left and self._on_end is not None and self._on_end(self, broke)
         with self._lock:
             self._lost = lost
-            asking = [waiting.inbox for waiting in self._unanswered if not waiting.request_id]
-            self._unanswered.clear()
-        for inbox in asking:
-            inbox.put(lost)
-        if not taken_over:
-            self.kept.let_down(lost)
-            with self._lock:
-                self._open.clear()
+            self._books.close(lost, keep_requests=taken_over)
 
-    def _is_taken_over(self) -> bool:
-        if self._on_break is None or not self.resume_s:
-            return False
+    def _has_broken(self) -> bool:
+        """Whether the network has, where the server keeps what is open."""
         numbers = [number for number, _ in self._faults]
-        return is_broken(numbers, is_here=self._is_here) and self._on_break(self)
+        return bool(self.resume_s) and is_broken(numbers, is_here=self._is_here)
 
     def _what_broke(self) -> ConnectionLost:
         if not self._faults:
             return ConnectionLost("The server has closed the connection.")
         return ConnectionLost(f"The connection broke: {self._faults[0][1]}.")
-
-
-def _id_of(event: Event) -> str:
-    return (event.id if isinstance(event, JobEvent) else None) or ""

@@ -1,8 +1,8 @@
 """One client: a thread that reads what it asks, a thread that writes what it is told.
 
-Theory of operation. The reader turns bytes into messages and messages into calls on the
-client's `Session`, and never writes: what it has to say itself it posts to the session, so
-that answers keep their order. The writer takes from the session and writes; whichever way a
+Theory of operation. The reader turns bytes into messages, which `conversation` turns into calls
+on the client's `Session`, and never writes: what it has to say itself it posts to the session,
+so that answers keep their order. The writer takes from the session and writes; whichever way a
 socket's fault shows, the reader ends the connection. A client that does not read blocks its
 own writer, and once enough of its answers are unread its own reader, and nobody else.
 
@@ -35,24 +35,15 @@ import socket
 import threading
 import time
 from dataclasses import replace
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from runai.errors import NotOffered, RunAIError, TooManyConnections, Unauthorized
 from runai.jobs.service import Service
 from runai.schema import codec
-from runai.schema.dialects import Reply, Spoken, native, reply_to, understand
-from runai.schema.events import ErrorBody, Failed
-from runai.schema.requests import (
-    Cancel,
-    Command,
-    Convert,
-    GetStatus,
-    Hello,
-    ListModels,
-    Received,
-)
+from runai.schema.requests import Hello
 from runai.streams.breaks import is_broken
 from runai.streams.plain import PlainStream, Stream
+from runai.transports.conversation import Conversation
 from runai.transports.gate import Gate
 from runai.transports.last_words import last_words, linger
 from runai.transports.opening import Opening
@@ -64,8 +55,6 @@ from runai.wire import connection as wire
 
 STRANGER_BYTES = 64 * 1024  # a message of somebody who is not let in yet
 DECIDED_S = 1.0  # for who has no seat: what it may take to say that it comes back
-# read one after the other: while it is unpacked, a message takes several times its size
-ONE_LARGE, LARGE_BYTES = threading.Lock(), 2**20
 log = logging.getLogger(__name__)
 
 
@@ -124,6 +113,14 @@ class ClientConnection:
         self._ended = threading.Event()
         name = f"client-{sock.fileno()}"
         self._session = service.open_session(name, self.abort)
+        self._conversation = Conversation(
+            self._session,
+            service,
+            options.max_message_bytes,
+            on_observer=functools.partial(house.observes, self),
+            # not for others: one that reads nothing for long, and cannot come back, would lose all
+            on_named=functools.partial(options.keepalive.watch_what_is_sent, sock),
+        )
         self._reader = threading.Thread(target=self._read, name=f"runai-{name}-reader")
         self._writer = Writer(
             sock,
@@ -236,12 +233,12 @@ class ClientConnection:
         if not self.is_admitted:
             self._come_in(event)
         if isinstance(event, wire.Message):
-            self._hear(event.body)
+            self._conversation.hear(event.body)
         elif isinstance(event, wire.Cancel):
             self._session.cancel_all()
         elif isinstance(event, wire.TooLarge):
             self._session.refused(event.error)
-            self._refuse(event.error, {}, native.REPLY)
+            self._conversation.refuse(event.error)
 
     def _come_in(self, event: wire.WireEvent) -> None:
         """Admit a stranger whose first message is a `hello` with what it takes, and no other."""
@@ -295,7 +292,7 @@ class ClientConnection:
                 self._stream.end()
         else:
             self._session.cancel_all()
-            self._refuse(error, {}, native.REPLY)
+            self._conversation.refuse(error)
             self._session.finish()
             self._writer.join(self._options.write_deadline_s)
         linger(self._stream)
@@ -304,61 +301,6 @@ class ClientConnection:
     def _is_client(self) -> bool:
         """Whether it has come as far as saying something that a client may say."""
         return self._writer.has_begun and self._opening.is_known
-
-    def _hear(self, body: bytes) -> None:
-        message: dict[str, Any] = {}
-        reply: Reply = native.REPLY
-        spoken: Spoken | None = None
-        try:
-            with ONE_LARGE if len(body) > LARGE_BYTES else contextlib.nullcontext():
-                message = codec.decode(body, self._service.limits.max_json_depth)
-                reply = reply_to(message)
-                spoken = understand(message)
-            self._obey(spoken.command, spoken.reply)
-        except RunAIError as error:
-            if spoken is None:
-                self._session.refused(error)
-            self._refuse(error, message, reply)
-        except Exception as fault:  # a fault of ours: this message's failure, not its client's end
-            log.exception("A message could not be handled.")
-            ours = RunAIError(f"The message could not be handled: {type(fault).__name__}.")
-            self._refuse(ours, message, reply)
-
-    def _obey(self, command: Command, reply: Reply) -> None:
-        if isinstance(command, Hello):
-            self._welcome(command, reply)
-        elif isinstance(command, Received):
-            self._session.confirm(command.id)
-        elif isinstance(command, Cancel):
-            # one that is not open (any more) has had, or will have, its last answer
-            self._session.cancel(command.id)
-        elif isinstance(command, Convert):
-            self._service.convert(command, functools.partial(self._session.post, tag=reply))
-        elif isinstance(command, ListModels):
-            self._session.post(self._service.models(self._session), reply)
-        elif isinstance(command, GetStatus):
-            self._session.post(self._service.status(), reply)
-        else:
-            self._session.submit(command, reply)
-
-    def _welcome(self, hello: Hello, reply: Reply) -> None:
-        log.debug("%s is %s.", self._session.name, hello.client or "a client without a name")
-        if hello.observer:
-            self._house.observes(self)
-        answer = self._service.hello(self._options.max_message_bytes)
-        if hello.session is None or not self._service.resume_s:
-            self._session.post(answer, reply)
-            return
-        self._session.resume(hello.session, answer, reply)
-        # not for others: one that reads nothing for long, and cannot come back, would lose all
-        self._options.keepalive.watch_what_is_sent(self._sock)
-
-    def _refuse(self, error: RunAIError, message: dict[str, Any], reply: Reply) -> None:
-        said = codec.id_of(message)
-        if said is not None and self._session.is_open(said):
-            said = None  # it would read as the last answer of the request that has this id
-        failed = Failed(id=said, error=ErrorBody.of(error))
-        self._session.post(failed, reply)
 
     def _cannot_write(self, error: OSError) -> None:
         self._faults.append(error.errno)

@@ -52,7 +52,7 @@ class SocketServer:
         self._options = options
         self._gate = gate or Gate()
         self._stopping = False
-        self._starved = False  # there was nothing to take the last newcomer with
+        self._is_short = False  # there was no room for the last newcomer
         self._woken, self._waker = socket.socketpair()
         for sock in (*listeners, self._woken, self._waker):
             sock.setblocking(False)
@@ -124,12 +124,9 @@ class SocketServer:
         except (BlockingIOError, ConnectionAbortedError):  # it left before it was taken
             return
         except OSError as error:  # no file descriptors or memory left for one more, say
-            if not self._starved:
-                log.warning("Clients cannot be taken, for now: %s.", error.strerror)
-            self._starved = True
+            self._warn(f"{error.strerror}.")
             time.sleep(PAUSE_S)  # it waits in the kernel, which would wake us at once again
             return
-        self._starved = False
         try:
             sock.setblocking(True)
             self._options.keepalive.watch(sock)
@@ -144,6 +141,8 @@ class SocketServer:
             self._leave_at_once(sock, error)
             return
         full = self._lack_of_seats(origin)
+        if full is not None:
+            self._warn(full.message)
         if full is not None and self._has_crowd(origin):
             self._service.counters.count("connections_refused")
             sock.close()  # there are too many even to be told
@@ -156,7 +155,16 @@ class SocketServer:
             connection.start()
         except TooManyConnections as error:
             self._roll.withdraw(connection)
+            self._warn(error.message)
             self._leave_at_once(sock, error)
+        else:
+            self._is_short = full is not None
+
+    def _warn(self, why: str) -> None:
+        """Once, until a newcomer is taken again: a crowd is not to fill the log."""
+        if not self._is_short:
+            log.warning("Clients cannot be taken, for now: %s", why)
+        self._is_short = True
 
     def _leave_at_once(self, sock: socket.socket, error: RunAIError) -> None:
         """Where there can be no thread to wait until the client has read why."""

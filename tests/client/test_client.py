@@ -431,6 +431,30 @@ def test_no_thread_is_left_behind(stage: Any) -> None:
     assert set(threading.enumerate()) == before
 
 
+@pytest.mark.parametrize("refused", ["runai-client-writer", "runai-client-reader"])
+def test_where_no_thread_can_be_had_no_socket_and_no_thread_is_left(
+    stage: Any, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    left: list[bool] = []
+    start = threading.Thread.start
+
+    def start_others(thread: threading.Thread) -> None:
+        if thread.name == refused:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    stage.play(lambda peer: left.append(peer.read() == {}))
+    before = set(threading.enumerate())
+    monkeypatch.setattr(threading.Thread, "start", start_others)
+    with client_of(stage) as client:
+        with pytest.raises(ConnectionLost, match="No more threads") as caught:
+            client.connect()
+        stage.end()  # while the error is held, and with it all that it came by
+    assert left == [True]
+    assert set(threading.enumerate()) <= before
+    assert caught.value.code == ConnectionLost.code
+
+
 def test_the_library_imports_nothing_heavy() -> None:
     program = (
         "import sys, runai.client\n"

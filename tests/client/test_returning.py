@@ -6,6 +6,7 @@ resets as those of a box on the way. Real breaks are in tests/faults.
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 import threading
@@ -15,8 +16,10 @@ from typing import Any
 import pytest
 
 from runai.client import Client
-from runai.errors import ConnectionLost, Unauthorized
+from runai.client.link import Link
+from runai.errors import ConnectionLost, DuplicateId, ModelNotFound, Unauthorized
 from runai.schema.events import Accepted, Canceled, Progress
+from runai.schema.requests import TextToImage
 from runai.streams.plain import PlainStream
 from tests.client.test_client import STATUS, completed, failed, in_thread, request
 from tests.conftest import HELLO, PATIENCE_S
@@ -49,14 +52,17 @@ def received(peer: Any, request_id: str) -> bool:
     return not said or said == {"type": "received", "id": request_id}  # or it has left since
 
 
-def broken_after(*said: Any, secrets: list[str] | None = None) -> Callable[[Any], None]:
-    """A peer that takes one request, says this of it, and breaks."""
+def broken_after(
+    *said: Any, requests: int = 1, secrets: list[str] | None = None
+) -> Callable[[Any], None]:
+    """A peer that takes so many requests, says this of them, and breaks."""
 
     def script(peer: Any) -> None:
         secret = welcome(peer)
         if secrets is not None:
             secrets.append(secret)
-        assert peer.read()["type"] == "generate"
+        for _ in range(requests):
+            assert peer.read()["type"] == "generate"
         peer.say(*said)
         assert peer.read()["type"] == "status"
         peer.say(STATUS)
@@ -156,16 +162,21 @@ def test_what_the_server_has_no_more_is_said_to_be_gone(stage: Any) -> None:
             next(answers)
 
 
+def is_asked_to_cancel(peer: Any) -> None:
+    """A peer that still has the request."""
+    welcome(peer, "1")
+    assert peer.read() == {"type": "cancel", "id": "1"}
+    peer.say(Canceled(id="1"))
+    assert received(peer, "1")
+    peer.wait_until_left()
+
+
 def test_a_cancel_while_there_is_no_connection_is_sent_when_there_is_one(stage: Any) -> None:
     canceled = threading.Event()
 
     def goes_on(peer: Any) -> None:
         assert canceled.wait(PATIENCE_S)
-        welcome(peer, "1")
-        assert peer.read() == {"type": "cancel", "id": "1"}
-        peer.say(Canceled(id="1"))
-        assert received(peer, "1")
-        peer.wait_until_left()
+        is_asked_to_cancel(peer)
 
     stage.play(broken_after(Accepted(id="1", position=0)), goes_on)
     with client_of(stage) as client:
@@ -174,6 +185,132 @@ def test_a_cancel_while_there_is_no_connection_is_sent_when_there_is_one(stage: 
         answers.cancel()
         canceled.set()
         assert list(answers) == [Accepted(id="1", position=0), Canceled(id="1")]
+
+
+def test_a_cancel_that_was_begun_on_the_old_link_goes_on_to_the_new_one(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, is_back = threading.Event(), threading.Event()
+    cancel = Link.cancel
+
+    def cancel_late(link: Link, request_id: str) -> None:
+        begun.set()
+        assert is_back.wait(PATIENCE_S)
+        cancel(link, request_id)
+
+    def goes_on(peer: Any) -> None:
+        assert begun.wait(PATIENCE_S)
+        is_asked_to_cancel(peer)
+
+    monkeypatch.setattr(Link, "cancel", cancel_late)
+    stage.play(broken_after(Accepted(id="1", position=0)), goes_on)
+    with client_of(stage) as client:
+        answers = client.generate(request())
+        wait_until_broken(client)
+        thread, _ = in_thread(answers.cancel)
+        assert begun.wait(PATIENCE_S)
+        client.connect()  # waits until it has come back
+        wait_for_thread("runai-client-returning")  # which asks again for earlier cancels
+        is_back.set()
+        thread.join(PATIENCE_S)
+        assert list(answers) == [Accepted(id="1", position=0), Canceled(id="1")]
+
+
+def wait_for_thread(name: str) -> None:
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join(PATIENCE_S)
+
+
+def slow_to_use(monkeypatch: pytest.MonkeyPatch, which: int) -> None:
+    """The link of this number is taken into use no sooner than it has broken."""
+    ask, links = Link.ask, itertools.count()
+
+    def ask_slowly(link: Link, *question: Any) -> Any:
+        answer = ask(link, *question)
+        if question[1] == "hello" and next(links) == which:
+            link._reader.join(PATIENCE_S)
+        return answer
+
+    monkeypatch.setattr(Link, "ask", ask_slowly)
+
+
+def test_a_link_that_breaks_before_it_is_used_leaves_what_it_had_to_the_next(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks_again(peer: Any) -> None:
+        welcome(peer, "1", "2")
+        peer.say(Progress(id="1", step=1, total=2), completed("2"))
+        assert received(peer, "2")
+        reset(peer)
+
+    def goes_on(peer: Any) -> None:
+        welcome(peer, "1", "2")  # as if it had not heard that the answer was received
+        assert peer.read() == {"type": "cancel", "id": "2"}
+        peer.say(completed("2"), Progress(id="1", step=2, total=2), completed("1"))
+        assert received(peer, "2") and received(peer, "1")
+        peer.wait_until_left()
+
+    slow_to_use(monkeypatch, 1)
+    before = [Accepted(id="1", position=0), Accepted(id="2", position=1)]
+    stage.play(broken_after(*before, requests=2), breaks_again, goes_on)
+    with client_of(stage) as client:
+        one, two = client.generate(request("1")), client.generate(request("2"))
+        wait_until_broken(client)
+        steps = [Progress(id="1", step=step, total=2) for step in (1, 2)]
+        assert list(two) == [Accepted(id="2", position=1), completed("2")]
+        assert list(one) == [Accepted(id="1", position=0), *steps, completed("1")]
+
+
+def test_a_server_that_is_too_slow_to_greet_who_comes_back_is_asked_again(stage: Any) -> None:
+    def is_slow(peer: Any) -> None:
+        peer.wait_until_left()
+
+    def goes_on(peer: Any) -> None:
+        welcome(peer, "1")
+        peer.say(completed("1"))
+        assert received(peer, "1")
+        peer.wait_until_left()
+
+    stage.play(broken_after(), is_slow, goes_on)
+    with client_of(stage, timeout_s=0.3) as client:
+        answers = client.generate(request())
+        wait_until_broken(client)
+        assert list(answers) == [completed("1")]
+
+
+def test_an_id_whose_old_answer_is_still_to_come_again_is_in_use_until_then(stage: Any) -> None:
+    """The break has lost its confirmation; nothing else was open, so the next call connects."""
+    may_say = threading.Event()
+
+    def breaks(peer: Any) -> None:
+        welcome(peer)
+        peer.read()
+        peer.say(completed("1"))
+        assert received(peer, "1")
+        reset(peer)
+
+    def goes_on(peer: Any) -> None:
+        welcome(peer, "1")
+        assert peer.read() == {"type": "cancel", "id": "1"}
+        assert may_say.wait(PATIENCE_S)
+        peer.say(completed("1"))
+        assert {peer.read()["type"] for _ in range(2)} == {"received", "status"}
+        peer.say(STATUS)
+        assert peer.read()["prompt"] == "another"
+        peer.say(failed(ModelNotFound("No."), "1"))
+        peer.wait_until_left()
+
+    stage.play(breaks, goes_on)
+    with client_of(stage) as client:
+        assert list(client.generate(request())) == [completed("1")]
+        wait_for_thread("runai-client-reader")
+        another = TextToImage(id="1", prompt="another")
+        with pytest.raises(DuplicateId):
+            client.generate(another)
+        may_say.set()
+        assert client.status() == STATUS
+        assert [event.type for event in client.generate(another)] == ["failed"]
 
 
 def test_a_connection_that_breaks_again_on_coming_back_is_tried_once_more(stage: Any) -> None:

@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -31,10 +31,10 @@ SMALL = {"prompt": "a b c", "width": 64, "height": 64, "num_inference_steps": 2,
 
 
 class Held(NamedTuple):
-    """What a process holds. `threads`: the kernel's numbers of them."""
+    """What a process holds. `threads`: the kernel's numbers; `descriptors`: what each one is."""
 
     threads: frozenset[str]
-    descriptors: int
+    descriptors: frozenset[str]
     resident_bytes: int
 
     @classmethod
@@ -43,9 +43,16 @@ class Held(NamedTuple):
         resident_pages = int((process / "statm").read_text().split()[1])
         return cls(
             frozenset(os.listdir(process / "task")),  # noqa: PTH208 (names are wanted)
-            len(os.listdir(process / "fd")),  # noqa: PTH208
+            frozenset(_descriptors(process / "fd")),
             resident_pages * os.sysconf("SC_PAGE_SIZE"),
         )
+
+
+def _descriptors(folder: Path) -> Iterator[str]:
+    """Their numbers, and what the kernel calls them: a socket has a name that no other has."""
+    for number in os.listdir(folder):  # noqa: PTH208 (names are wanted)
+        with suppress(FileNotFoundError):  # closed meanwhile
+            yield f"{number} {(folder / number).readlink()}"
 
 
 class Server(Protocol):

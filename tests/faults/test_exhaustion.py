@@ -43,7 +43,7 @@ def test_without_descriptors_newcomers_wait_and_those_inside_go_on(
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
             for _ in range(40)
         ]
-        _until(lambda: Held.of(server.pid).descriptors >= 39)  # one comes and goes
+        _until(lambda: len(Held.of(server.pid).descriptors) >= 39)  # one comes and goes
         inside.request("inside", **server.good)
         assert inside.end_of("inside")["type"] == "completed"
         assert select.select(waiting[-1:], [], [], 0) == ([], [], []), "it was greeted"

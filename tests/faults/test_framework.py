@@ -34,21 +34,24 @@ def test_a_fault_is_a_row_of_the_table(scripted: Callable[..., Here], tmp_path: 
     assert last.startswith("| NaN | yes | not_finite, completed | 0.")
 
 
-@pytest.mark.parametrize("left", ["a thread", "a descriptor", "memory"])
+@pytest.mark.parametrize("left", ["a thread", "/dev/null", "MiB"])
 def test_what_a_fault_leaves_behind_is_noticed(
     scripted: Callable[..., Here], monkeypatch: pytest.MonkeyPatch, left: str
 ) -> None:
-    monkeypatch.setattr("tests.faults.watching.SETTLED_WITHIN_S", 0.1)
+    monkeypatch.setattr("tests.faults.watching.SETTLED_WITHIN_S", 0.1)  # nothing will go
     server, table = scripted(ScriptedEngine()), Table()
     go = threading.Event()
-    thread = threading.Thread(target=go.wait)
+    thread = threading.Thread(target=go.wait, name="a thread")
     opened: list[int] = []
     held: list[mmap.mmap] = []
-    with pytest.raises(AssertionError), table.survived("a leak", server) as watch:
+    with (
+        pytest.raises(AssertionError, match=f"left behind: .*{left}"),
+        table.survived("a leak", server) as watch,
+    ):
         watch.ask()
         if left == "a thread":
             thread.start()
-        elif left == "a descriptor":
+        elif left == "/dev/null":
             opened.append(os.open("/dev/null", os.O_RDONLY))
         else:
             # mapped anew: what the process has freed before would be taken up again

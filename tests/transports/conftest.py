@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from runai.jobs.errands import Words
 from runai.jobs.service import Service
 from runai.testing.scripted import ScriptedEngine
 from runai.transports.gate import Gate, Keys
@@ -37,11 +38,11 @@ class Running:
         listeners: list[socket.socket],
         options: SocketOptions,
         gate: Gate,
-        resume_s: float,
+        **of_service: Any,
     ) -> None:
         self.engine = engine
         self.gate = gate
-        self.service = Service(make_engine, resume_s=resume_s)
+        self.service = Service(make_engine, **of_service)
         self.server = SocketServer(listeners, self.service, options, gate)
         self.port = self.server.port
         self.packet_size = options.packet_size
@@ -94,6 +95,7 @@ def serve() -> Iterator[Serve]:
         unix_path: Path | None = None,
         keys: Keys = Keys(),  # noqa: B008 (frozen)
         resume_s: float = 30.0,
+        conversion: Words | None = None,
         **options: Any,
     ) -> Running:
         engine = engine or ScriptedEngine()
@@ -105,7 +107,8 @@ def serve() -> Iterator[Serve]:
             if unix_path is None
             else bind_unix(unix_path)
         )
-        running = Running(engine, used, listeners, chosen, Gate(keys), resume_s)
+        of_service = {"resume_s": resume_s, "conversion": conversion}
+        running = Running(engine, used, listeners, chosen, Gate(keys), **of_service)
         made.append(running)
         running.start()
         return running

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import ssl
 import stat
+import sys
 import threading
 import time
 from pathlib import Path
@@ -357,6 +359,23 @@ def test_a_client_that_waits_for_its_picture_is_not_idle(serve: Serve) -> None:
         client.sock.settimeout(PATIENCE_S)
         engine.gate.open()
         client.receive_type("completed")
+        sent_away_with(client, "too_slow")
+
+
+def test_a_client_that_waits_for_a_conversion_is_not_idle(serve: Serve, tmp_path: Path) -> None:
+    may_end = tmp_path / "may end"
+    os.mkfifo(may_end)
+    script = f"print(open({str(may_end)!r}).read())"
+    running = serve(idle_timeout_s=0.1, conversion=lambda asked: [sys.executable, "-c", script])
+    with running.client() as client:
+        client.hello()
+        client.send({"type": "convert", "id": "c", "model": "m", "form": "safetensors"})
+        client.sock.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            client.receive()
+        client.sock.settimeout(PATIENCE_S)
+        may_end.write_text("v1/m.safetensors")
+        assert client.receive_type("converted")["path"] == "v1/m.safetensors"
         sent_away_with(client, "too_slow")
 
 

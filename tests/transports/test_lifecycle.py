@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import select
+import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,8 @@ from runai.transports.listener import bind
 from runai.transports.socket_server import SocketOptions, SocketServer, StopReason
 from tests.transports.clients import LAST, PATIENCE_S, NaiveReader, RawClient, generate
 from tests.transports.conftest import Running, Serve
+
+Shortage = Callable[[Running, pytest.MonkeyPatch], None]
 
 
 def test_a_server_ends_when_its_last_client_has_left(serve: Serve) -> None:
@@ -142,6 +148,77 @@ def test_one_peer_cannot_keep_those_out_who_come_back(serve: Serve) -> None:
         with running.client() as refused, running.client() as closed:
             refused.receive_type("failed")  # and is listened to for a while
             assert closed.sock.recv(1) == b""
+
+
+def no_descriptors(running: Running, within: pytest.MonkeyPatch) -> None:
+    """As the system says it, three times; the newcomer waits meanwhile."""
+    accept, left = socket.socket.accept, iter(range(3))
+
+    def accept_late(listening: socket.socket) -> object:
+        if next(left, None) is not None:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(listening)
+
+    within.setattr(socket.socket, "accept", accept_late)
+    with running.client() as late:
+        late.hello()
+
+
+def no_threads(running: Running, within: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def start_others(thread: threading.Thread) -> None:
+        if thread.name.endswith("-reader"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    within.setattr(threading.Thread, "start", start_others)
+    refuse_three(running)
+
+
+def no_seats(running: Running, within: pytest.MonkeyPatch) -> None:
+    with running.client() as last:
+        last.hello()
+        refuse_three(running)
+
+
+def refuse_three(running: Running) -> None:
+    for _ in range(3):
+        with running.client() as newcomer:
+            assert newcomer.receive_type("failed")["error"]["code"] == "too_many_connections"
+            assert newcomer.receive() is None
+
+
+@pytest.mark.parametrize(
+    ("shortage", "why"),
+    [
+        (no_descriptors, "Too many open files."),
+        (no_threads, "The server can start no thread for one more client."),
+        (no_seats, "4 clients are connected, which is all there may."),
+    ],
+)
+def test_that_newcomers_cannot_be_taken_is_logged_once_until_one_is_again(
+    serve: Serve, caplog: pytest.LogCaptureFixture, shortage: Shortage, why: str
+) -> None:
+    running = serve(max_connections=4)
+    with contextlib.ExitStack() as inside:
+        for _ in range(3):
+            inside.enter_context(running.client()).hello()
+        for times in (1, 2):
+            with pytest.MonkeyPatch.context() as within:
+                shortage(running, within)
+            wait_until_there_are(running, 3)
+            with running.client() as taken:
+                taken.hello()
+            wait_until_there_are(running, 3)
+            said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+            assert said == [f"Clients cannot be taken, for now: {why}"] * times
+
+
+def wait_until_there_are(running: Running, clients: int) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while running.service.status().clients != clients:
+        assert time.monotonic() < until
 
 
 def test_a_server_that_is_told_to_stop_while_it_draws_stops(serve: Serve) -> None:

@@ -48,11 +48,11 @@ def ask_until_raised(watch: Watch, errors: list[BaseException]) -> set[str]:
     return {end["type"] for end in ends}
 
 
-@pytest.mark.parametrize("stage", ["is_warm", "model_of", "admit", "step"])
+@pytest.mark.parametrize("stage", ["is_warm", "model_of", "admit", "step", "finish"])
 def test_an_exception_while_a_request_is_drawn_is_that_requests_failure(
     scripted: Callable[..., Here], table: Table, stage: str
 ) -> None:
-    engine = ScriptedEngine()
+    engine = ScriptedEngine(late=True)
     with table.survived(f"any exception in {stage}", scripted(engine)) as watch:
         # an odd number of them, twice: what is asked twice of a request meets each both times
         engine.breaks = {stage: [*odd_errors(), *odd_errors()]}

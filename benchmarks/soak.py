@@ -16,7 +16,7 @@ machine has, with all else that runs on it. Exits with 1 if a promise is broken:
   (1: all equal; of few requests each it is less by mere chance, so it counts from `ENOUGH` on);
 - memory: by the least-squares line through the second half, of means of `WINDOW_S`, it grows by
   less than `MOST_GROWTH_MIB_PER_MIN`, as far as the line's standard error, twice, lets tell:
-  what is freed is given back in pieces of tens of MB now and then, so that a few minutes say little;
+  what is freed is given back in pieces of tens of MB, so that a few minutes say little;
 - 99 of 100 answers to `status` come within `STATUS_P99_S`, all the time.
 """
 

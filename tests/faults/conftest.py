@@ -30,12 +30,15 @@ def _no_hang() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting of whoever runs the tests is seen by the children."""
+    """No setting of whoever runs the tests is seen by the children. What they free, the kernel has
+    back: otherwise the C library's heaps grow by steps of tens of MiB, whatever is kept.
+    """
     for variable in [v for v in os.environ if v.startswith("RUNAI_") or v == "BASE_DIR"]:
         monkeypatch.delenv(variable)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(256 * 2**10))
 
 
 @pytest.fixture(scope="session")

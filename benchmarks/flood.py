@@ -37,7 +37,9 @@ def flooded(port: int, args: argparse.Namespace) -> float:
         for event in flood[0]:
             if isinstance(event, Progress):
                 break
-        return alone(port, args)
+        took = alone(port, args)
+    alone(port, args)  # until what was canceled is in nobody's way
+    return took
 
 
 def alone(port: int, args: argparse.Namespace) -> float:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from runai.engine.device_clock import DeviceClock
 from runai.engine.engine import TorchEngine
 from runai.engine.model import LoadedModel
 from runai.schema.codec import parse_task
@@ -59,6 +62,31 @@ class Calls:
     def __init__(self, network: Any) -> None:
         self.rows: list[int] = []
         network.register_forward_pre_hook(lambda _, args: self.rows.append(len(args[0])))
+
+
+class Timed(Calls):
+    """The calls of an engine's UNet, each of which takes as long as the test says."""
+
+    def __init__(self, engine: TorchEngine, takes: Callable[[int], float]) -> None:
+        unet = held(engine).unet
+        super().__init__(unet)
+        self._now = 0.0
+        unet.register_forward_pre_hook(lambda _, args: self._pass(takes(len(args[0]))))
+        engine._batches._clock = DeviceClock(lambda: self._now)
+        engine._batches._known.clear()
+
+    def _pass(self, seconds: float) -> None:
+        self._now += seconds
+
+
+def crowd(engine: TorchEngine, count: int = 8, **fields: Any) -> None:
+    for number in range(count):
+        engine.admit(str(number), make_request(seed=number, num_inference_steps=50, **fields))
+
+
+def step(engine: TorchEngine, times: int) -> None:
+    for _ in islice(iter(engine.step, None), times):
+        pass
 
 
 def run(engine: TorchEngine, requests: dict[str, Any]) -> dict[str, list[JobEvent]]:

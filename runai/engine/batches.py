@@ -8,6 +8,7 @@ What is known of a network's calls goes with it.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,13 +44,19 @@ class Batches:
             return True
         return not self._max_batch and sum(s.rows for s in active) < self._most_rows
 
-    def cut(self, ready: Sequence[Sample], *, alone: bool) -> Sequence[Sample]:
-        """The first of those who could share a call, one at least. `alone`: of one request."""
+    def cut(
+        self, ready: Sequence[Sample], *, alone: bool, longest: float = math.inf
+    ) -> Sequence[Sample]:
+        """The first of those who could share a call, one at least.
+
+        `alone`: they are of one request. `longest`: the most that the call should take, in calls
+        of a single sample (`turns`).
+        """
         if self._max_batch:
             return ready[: self._max_batch]
         if alone or not self._clock.can_time(ready[0].model.device):
             return ready[: _together_alone(ready[0].model)]
-        self._most_rows = self._sizes(ready[0]).limit(ready[0].rows, self._policy)
+        self._most_rows = self._sizes(ready[0]).limit(ready[0].rows, self._policy.within(longest))
         return _within(ready, self._most_rows)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""The engine's facade: requests in, events out, one denoising step at a time.
+"""The engine's facade: requests in, events out, one turn (`turns`) at a time.
 
 Rules: everything under "what there is" may be called from any thread, the rest from one. A
 request is either not in the engine or a `Drawing` with at least one unfinished sample. What
@@ -10,10 +10,10 @@ request's failure: whatever was asked raises DeviceLost then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from runai.engine import loading, step_loop
+from runai.engine import loading, step_loop, turns
 from runai.engine.admission import Admission
 from runai.engine.backends.choice import Backends, Wanted
 from runai.engine.batches import Batches
@@ -102,6 +102,7 @@ class TorchEngine:
             self._catalogue, self._fitting, self._filter, watermark, self._stopwatch
         )
         self._turn = 0
+        self._called = False  # the UNet, in the newest turn
 
     # --- what there is ---------------------------------------------------------------
 
@@ -190,10 +191,19 @@ class TorchEngine:
         """One turn of the loop; see Engine.step. What idles meanwhile is let go of, too."""
         self.rest()
         active = {s: d for d in self._drawings.values() for s in d.unfinished}
-        ready = step_loop.choose(active)
-        if not ready:
-            return []
-        shared = self._batches.cut(ready, alone=len({active[s] for s in ready}) == 1)
+        self._called = not (ripe := turns.to_finish(active, called=self._called))
+        if ripe:
+            return [outcome for s in ripe for outcome in self._finish(active[s], s)]
+        return self._advance(active) if active else []
+
+    def _advance(self, active: Mapping[Sample, Drawing]) -> list[Outcome]:
+        """A UNet call for some of those that are not done."""
+        ready = step_loop.choose(s for s in active if not s.done)
+        shared = self._batches.cut(
+            ready,
+            alone=len({active[s] for s in ready}) == 1,
+            longest=turns.longest_call(active),
+        )
         batch = self._fitting.within(shared, active[ready[0]].plan)
         self._turn += 1
         self._stopwatch.keys = tuple({active[s].key for s in batch})
@@ -210,7 +220,7 @@ class TorchEngine:
         except RunAIError as error:
             return self._fail({active[s].key for s in batch}, error)
         moved = {active[s].key: active[s] for s in batch}
-        return [outcome for drawing in moved.values() for outcome in self._outcomes(drawing, batch)]
+        return [outcome for drawing in moved.values() for outcome in self._moved(drawing, batch)]
 
     def take_timings(self) -> list[Spent]:
         """See Engine.take_timings."""
@@ -271,22 +281,23 @@ class TorchEngine:
             return self._fail({first.key}, final)
         return []
 
-    def _outcomes(self, drawing: Drawing, batch: Sequence[Sample]) -> Iterator[Outcome]:
+    def _moved(self, drawing: Drawing, batch: Sequence[Sample]) -> Iterator[Outcome]:
+        """What a drawing that has samples in a call shows after it."""
         yield drawing.key, drawing.progress()
         for index, sample in enumerate(drawing.samples):
-            if sample not in batch:
-                continue
-            if not sample.done:
+            if sample in batch and not sample.done:
                 yield from ((drawing.key, p) for p in self._pictures.preview(drawing, index))
-                continue
-            self._stopwatch.keys = (drawing.key,)
-            try:
-                self._pictures.complete(drawing, index)
-            except DeviceLost:
-                raise
-            except RunAIError as error:
-                yield from self._fail({drawing.key}, error)
-                return
+
+    def _finish(self, drawing: Drawing, sample: Sample) -> Iterator[Outcome]:
+        """The picture of a sample that is done, and the end of its drawing if it is the last."""
+        self._stopwatch.keys = (drawing.key,)
+        try:
+            self._pictures.complete(drawing, drawing.samples.index(sample))
+        except DeviceLost:
+            raise
+        except RunAIError as error:
+            yield from self._fail({drawing.key}, error)
+            return
         if drawing.finished:
             del self._drawings[drawing.key]
             yield drawing.key, drawing.completed()

@@ -17,7 +17,7 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Prefer = Literal["balanced", "throughput", "latency"]
@@ -31,11 +31,17 @@ MOST_ROWS = 64  # no size beyond is tried: a network that gains that far is smal
 @dataclass(frozen=True)
 class Policy:
     """The smallest call is chosen that takes at most `worse` × the least time per row; but none
-    that takes more than `longest` × as long as one that holds a single sample.
+    that takes more than `longest` × as long as one that holds a single sample. `patient`: however
+    many wait for its end.
     """
 
     worse: float
     longest: float = math.inf
+    patient: bool = False
+
+    def within(self, longest: float) -> Policy:
+        """The same where others wait, for at most `longest` × as long as for a single sample."""
+        return self if self.patient else replace(self, longest=min(self.longest, longest))
 
 
 POLICIES: Mapping[Prefer, Policy] = {
@@ -43,7 +49,7 @@ POLICIES: Mapping[Prefer, Policy] = {
     # processor busy with one picture is given one, a GPU as many as fill it
     "balanced": Policy(worse=1.10),
     # the same work twice differs by 2 %: what is within is no worse
-    "throughput": Policy(worse=1.02),
+    "throughput": Policy(worse=1.02, patient=True),
     # who comes in while others are drawn notices half a step more, not yet a whole one
     "latency": Policy(worse=1.02, longest=1.5),
 }

@@ -49,7 +49,9 @@ class Engine(Protocol):
         ...
 
     def step(self) -> Sequence[tuple[str, JobEvent | Late]]:
-        """Do one denoising step of one batch; what came of it, by key.
+        """Do one denoising step of one batch, or finish pictures that have had theirs.
+
+        What came of it, by key. Nothing waits for more than that before others can be let in.
 
         Events carry the request's own id. A request's `completed` or `failed` is its last
         event, and it is no longer in the engine then; it may be left to be made on another

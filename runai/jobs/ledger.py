@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from runai.errors import DuplicateId, QueueFull, RunAIError, ServerStopping
@@ -290,15 +290,22 @@ class Ledger:
             return dropped
 
     def take_next(
-        self, is_warm: Callable[[Job], bool], *, newcomers_only: bool = False
+        self,
+        is_warm: Callable[[Job], bool],
+        *,
+        newcomers_only: bool = False,
+        served: Container[int] = (),
     ) -> Job | None:
         """The next job to run, marked as running; None if none waits.
 
         `newcomers_only`: there is no room but for who has nothing running while others have much.
+        `served`: the clients of whom nothing more is taken while others draw.
         """
         while True:
             with self.lock:
                 jobs = self._newcomers() if newcomers_only else self.queue
+                if len({job.client for job in self._drawing()}) > 1:
+                    jobs = (job for job in jobs if job.client not in served)
                 order = self._drawable(jobs)
             if not order:
                 return None

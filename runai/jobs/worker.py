@@ -4,9 +4,9 @@ Theory of operation. Each turn of the loop: wait until there is something to do 
 condition; idling costs nothing: an engine that wants to let go of something later says when
 it is to be called for that); clear out what was canceled; take jobs up while the engine has
 room, and past that who has nothing in it beside others who have much; do one step; write what
-came of it into the ledger, or have it made (`finisher`). After a job that failed to start or that
-had to load its model, a step is done before the next is taken up, so nobody's picture waits for
-more than one of those.
+came of it into the ledger, or have it made (`finisher`). Nobody's picture waits for more between two
+steps than one job of each other client to be taken up, nor for more than one that failed to start
+or that had to load its model.
 
 Whose fault is what: an exception in `admit` is the failure of the job that was taken up. One
 in `step` could be anybody's, so every job in the engine fails and is dropped. One in `preload` or
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from runai.errors import DeviceLost, RunAIError, ServerStopping
 from runai.jobs.engine import Engine
@@ -141,14 +141,17 @@ class Worker:
         self._step(engine)
 
     def _admit_while_room(self, engine: Engine) -> None:
-        while (job := self._next(engine)) is not None and self._admit(engine, job):
-            pass
+        served: set[int] = set()  # each once, or others' steps would wait for a flood to begin
+        while (job := self._next(engine, served)) is not None and self._admit(engine, job):
+            served.add(job.client)
 
-    def _next(self, engine: Engine) -> Job | None:
+    def _next(self, engine: Engine, served: Container[int]) -> Job | None:
         self._drop_canceled(engine)
         # an idle engine is always offered a job: nothing else could make room
         is_full = engine.is_busy() and not engine.has_room()
-        return self._ledger.take_next(lambda job: _is_warm(engine, job), newcomers_only=is_full)
+        return self._ledger.take_next(
+            lambda job: _is_warm(engine, job), newcomers_only=is_full, served=served
+        )
 
     def _drop_canceled(self, engine: Engine) -> None:
         for key in self._ledger.take_dropped():

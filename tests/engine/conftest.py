@@ -6,9 +6,9 @@ none, and are over before it would have been imported.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -38,3 +38,22 @@ def engine(models: Path) -> Iterator[TorchEngine]:
     engine = TorchEngine(models, device="cpu", dtype="fp32", max_batch=8)
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def drawers(models: Path) -> Iterator[Callable[..., TorchEngine]]:
+    """Makes engines that have drawn once: their model is in memory."""
+    from drawn import draw
+
+    from runai.engine.engine import TorchEngine
+
+    made = []
+
+    def make(**options: Any) -> TorchEngine:
+        made.append(TorchEngine(models, device="cpu", dtype="fp32", **options))
+        draw(made[-1])
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()

@@ -8,39 +8,20 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator
-from itertools import islice
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from drawn import Calls, draw, held, last, make_request, pixels, run
+from drawn import Calls, Timed, crowd, draw, held, last, make_request, pixels, run, step
 from reference import worst
 
 from runai.engine import batches, guidance
-from runai.engine.device_clock import DeviceClock
 from runai.engine.engine import TorchEngine
 from runai.engine.pace import ENOUGH, MOST_ROWS_EACH
 from runai.jobs.service import Service
 from runai.jobs.session import Session
 from runai.schema.events import TERMINAL, Completed
 from runai.schema.late import Late
-
-
-@pytest.fixture
-def fresh(models: Path) -> Iterator[Callable[..., TorchEngine]]:
-    """Makes engines that have drawn once: their model is in memory."""
-    made = []
-
-    def make(**options: Any) -> TorchEngine:
-        made.append(TorchEngine(models, device="cpu", dtype="fp32", **options))
-        draw(made[-1])
-        return made[-1]
-
-    yield make
-    for engine in made:
-        engine.close()
-
 
 # --- sharing -----------------------------------------------------------------------------
 
@@ -60,9 +41,9 @@ ROWS = (2, 1, 2, 2, 1, 2, 2, 2)
 
 
 def test_eight_clients_share_their_calls_whatever_else_differs(
-    fresh: Callable[..., TorchEngine],
+    drawers: Callable[..., TorchEngine],
 ) -> None:
-    engine = fresh(max_batch=8)
+    engine = drawers(max_batch=8)
     calls = Calls(held(engine).unet)
     requests = {str(i): make_request(seed=i, **fields) for i, fields in enumerate(CLIENTS)}
     events = run(engine, requests)
@@ -76,9 +57,9 @@ def test_eight_clients_share_their_calls_whatever_else_differs(
 
 
 def test_each_of_eight_clients_gets_the_picture_that_it_gets_alone(
-    fresh: Callable[..., TorchEngine],
+    drawers: Callable[..., TorchEngine],
 ) -> None:
-    engine = fresh(max_batch=8)
+    engine = drawers(max_batch=8)
     requests = {str(i): make_request(seed=i, **fields) for i, fields in enumerate(CLIENTS)}
     together = run(engine, requests)
     for key, request in requests.items():
@@ -109,9 +90,9 @@ def test_a_known_prompt_draws_without_the_text_encoder(engine: TorchEngine) -> N
 
 @pytest.mark.parametrize(("max_batch", "calls_until_answered"), [(8, 4), (1, 7)])
 def test_a_short_job_behind_a_long_one_waits_for_every_other_call_at_most(
-    fresh: Callable[..., TorchEngine], max_batch: int, calls_until_answered: int
+    drawers: Callable[..., TorchEngine], max_batch: int, calls_until_answered: int
 ) -> None:
-    engine = fresh(max_batch=max_batch)
+    engine = drawers(max_batch=max_batch)
     engine.admit("long", make_request(num_inference_steps=50))
     for _ in range(10):
         engine.step()
@@ -148,9 +129,9 @@ def answered(session: Session) -> bool:
 
 @pytest.mark.parametrize(("max_batch", "calls_until_answered"), [(8, 4), (2, 4), (1, 2 * 4)])
 def test_a_flood_of_one_client_takes_no_more_than_every_other_call_from_another(
-    fresh: Callable[..., TorchEngine], max_batch: int, calls_until_answered: int
+    drawers: Callable[..., TorchEngine], max_batch: int, calls_until_answered: int
 ) -> None:
-    engine = fresh(max_batch=max_batch)
+    engine = drawers(max_batch=max_batch)
     desk = Desk(engine)
     flood, other = desk.service.open_session(), desk.service.open_session()
     for number in range(64):
@@ -165,9 +146,9 @@ def test_a_flood_of_one_client_takes_no_more_than_every_other_call_from_another(
 
 
 def test_after_a_cancel_there_is_no_call_but_the_one_that_runs(
-    fresh: Callable[..., TorchEngine],
+    drawers: Callable[..., TorchEngine],
 ) -> None:
-    engine = fresh()
+    engine = drawers()
     desk = Desk(engine)
     session = desk.service.open_session()
     session.submit(make_request(id="mine", num_inference_steps=50))
@@ -186,9 +167,9 @@ def admitted(engine: TorchEngine, *owners: int, **fields: Any) -> None:
 
 
 def test_owners_take_turns_however_much_each_has_and_whatever_it_is(
-    fresh: Callable[..., TorchEngine],
+    drawers: Callable[..., TorchEngine],
 ) -> None:
-    engine = fresh(max_batch=1)
+    engine = drawers(max_batch=1)
     admitted(engine, 1, 1, 1, 1, 2, 3)
     admitted(engine, 2, width=128)
     served = [[key[-1] for key, _ in engine.step()] for _ in range(30)]
@@ -199,40 +180,15 @@ def test_owners_take_turns_however_much_each_has_and_whatever_it_is(
 
 
 def test_a_call_holds_one_of_each_owner_before_a_second_of_any(
-    fresh: Callable[..., TorchEngine],
+    drawers: Callable[..., TorchEngine],
 ) -> None:
-    engine = fresh(max_batch=3)
+    engine = drawers(max_batch=3)
     admitted(engine, 1, 1, 1, 1, 2, 3)
     for _ in range(10):
         assert sorted(key[-1] for key, _ in engine.step()) == ["1", "2", "3"]
 
 
 # --- measuring ---------------------------------------------------------------------------
-
-
-class Timed(Calls):
-    """The calls of an engine's UNet, each of which takes as long as the test says."""
-
-    def __init__(self, engine: TorchEngine, takes: Callable[[int], float]) -> None:
-        unet = held(engine).unet
-        super().__init__(unet)
-        self._now = 0.0
-        unet.register_forward_pre_hook(lambda _, args: self._pass(takes(len(args[0]))))
-        engine._batches._clock = DeviceClock(lambda: self._now)
-        engine._batches._known.clear()
-
-    def _pass(self, seconds: float) -> None:
-        self._now += seconds
-
-
-def crowd(engine: TorchEngine, count: int = 8, **fields: Any) -> None:
-    for number in range(count):
-        engine.admit(str(number), make_request(seed=number, num_inference_steps=50, **fields))
-
-
-def step(engine: TorchEngine, times: int) -> None:
-    for _ in islice(iter(engine.step, None), times):
-        pass
 
 
 @pytest.mark.parametrize(
@@ -245,9 +201,9 @@ def step(engine: TorchEngine, times: int) -> None:
     ],
 )
 def test_a_call_grows_while_that_pays(
-    fresh: Callable[..., TorchEngine], prefer: str, takes: Callable[[int], float], then: list[int]
+    drawers: Callable[..., TorchEngine], prefer: str, takes: Callable[[int], float], then: list[int]
 ) -> None:
-    engine = fresh(prefer=prefer)
+    engine = drawers(prefer=prefer)
     timed = Timed(engine, takes)
     crowd(engine)
     step(engine, 4 * ENOUGH)
@@ -262,8 +218,8 @@ def test_what_is_tried_next_has_room_for_one_more_of_any_kind() -> None:
     )
 
 
-def test_what_the_user_said_is_not_measured_away(fresh: Callable[..., TorchEngine]) -> None:
-    engine = fresh(max_batch=3)
+def test_what_the_user_said_is_not_measured_away(drawers: Callable[..., TorchEngine]) -> None:
+    engine = drawers(max_batch=3)
     timed = Timed(engine, lambda rows: float(rows**2))
     crowd(engine)
     step(engine, 20)
@@ -271,11 +227,11 @@ def test_what_the_user_said_is_not_measured_away(fresh: Callable[..., TorchEngin
 
 
 def test_one_request_alone_is_drawn_the_same_whatever_the_clock_says(
-    fresh: Callable[..., TorchEngine],
+    drawers: Callable[..., TorchEngine],
 ) -> None:
     pictures = []
     for takes in (lambda rows: 1.0, lambda rows: float(rows**2)):
-        engine = fresh()
+        engine = drawers()
         timed = Timed(engine, takes)
         for _ in range(2):
             done = last(run(engine, {"k": make_request(num_images=5, num_inference_steps=9)})["k"])
@@ -284,8 +240,8 @@ def test_one_request_alone_is_drawn_the_same_whatever_the_clock_says(
     assert all(other == pictures[0] for other in pictures)
 
 
-def test_others_are_let_in_when_a_call_could_hold_more(fresh: Callable[..., TorchEngine]) -> None:
-    engine = fresh()
+def test_others_are_let_in_when_a_call_could_hold_more(drawers: Callable[..., TorchEngine]) -> None:
+    engine = drawers()
     Timed(engine, lambda rows: 1.0)
     crowd(engine)
     assert not engine.has_room()
@@ -296,17 +252,17 @@ def test_others_are_let_in_when_a_call_could_hold_more(fresh: Callable[..., Torc
 
 
 def test_a_measured_network_that_gains_nothing_lets_no_more_in(
-    fresh: Callable[..., TorchEngine],
+    drawers: Callable[..., TorchEngine],
 ) -> None:
-    engine = fresh()
+    engine = drawers()
     Timed(engine, lambda rows: float(rows))
     crowd(engine)
     step(engine, 30)
     assert not engine.has_room()
 
 
-def test_what_was_measured_goes_with_the_network(fresh: Callable[..., TorchEngine]) -> None:
-    engine = fresh()
+def test_what_was_measured_goes_with_the_network(drawers: Callable[..., TorchEngine]) -> None:
+    engine = drawers()
     known = engine._batches._known
     assert len(known) == 1
     unet = weakref.ref(held(engine).unet)
@@ -317,18 +273,18 @@ def test_what_was_measured_goes_with_the_network(fresh: Callable[..., TorchEngin
 
 
 def test_no_more_kinds_of_calls_are_remembered_than_fit(
-    fresh: Callable[..., TorchEngine], monkeypatch: pytest.MonkeyPatch
+    drawers: Callable[..., TorchEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "MOST_KINDS", 2)
-    engine = fresh()
+    engine = drawers()
     for width in (64, 72, 80, 64):
         draw(engine, width=width, num_inference_steps=ENOUGH)
     (kinds,) = engine._batches._known.values()
     assert [kind[0][-1] for kind in kinds] == [10, 8]
 
 
-def test_a_call_that_failed_is_no_measure(fresh: Callable[..., TorchEngine]) -> None:
-    engine = fresh()
+def test_a_call_that_failed_is_no_measure(drawers: Callable[..., TorchEngine]) -> None:
+    engine = drawers()
     timed = Timed(engine, lambda rows: 1.0)
 
     def fail(*_: Any) -> None:

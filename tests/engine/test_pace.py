@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import product
 
@@ -32,6 +33,17 @@ def test_the_policies_choose_among_what_is_known(
     known: dict[int, float], balanced: int, throughput: int, latency: int
 ) -> None:
     chosen = {name: choose(known, policy) for name, policy in POLICIES.items()}
+    assert chosen == {"balanced": balanced, "throughput": throughput, "latency": latency}
+
+
+@pytest.mark.parametrize(
+    ("longest", "balanced", "throughput", "latency"),
+    [(1.0, 2, 32, 2), (1.25, 4, 32, 4), (2.0, 8, 32, 8), (math.inf, 8, 32, 8)],
+)
+def test_where_others_wait_a_call_takes_no_longer_than_they_do(
+    longest: float, balanced: int, throughput: int, latency: int
+) -> None:
+    chosen = {name: choose(KNEE, policy.within(longest)) for name, policy in POLICIES.items()}
     assert chosen == {"balanced": balanced, "throughput": throughput, "latency": latency}
 
 

@@ -20,8 +20,12 @@ class Flooded:
         self.engine = ScriptedEngine(capacity=capacity)
         self.engine.gate.close()
         self.service = serve(self.engine)
-        self._ask(self.service.open_session(), "flood", 3 * CAPACITY)
+        self.session = self.service.open_session()
+        self.flood("flood", times=3 * CAPACITY)
         self.turn()
+
+    def flood(self, name: str, times: int) -> None:
+        self._ask(self.session, name, times)
 
     def _ask(self, session: Session, name: str, times: int) -> None:
         for number in range(times):
@@ -66,3 +70,19 @@ def test_nobody_is_let_in_where_each_has_one(serve: Serve) -> None:
     flooded.come("a", "b")
     flooded.turn(3)
     assert flooded.drawn == ["flood0"]
+
+
+def test_beside_others_a_flood_begins_one_at_a_time(serve: Serve) -> None:
+    flooded = Flooded(serve, capacity=3 * CAPACITY + 2)
+    flooded.turn(2)
+    everything = [f"flood{number}" for number in range(3 * CAPACITY)]
+    assert flooded.drawn == everything, "alone it is taken up at once"
+    for name in everything[1:]:
+        flooded.session.cancel(name)
+    flooded.come("a")
+    flooded.turn(2)
+    flooded.flood("late", times=3)
+    flooded.turn(2)
+    assert flooded.drawn == ["flood0", "a0", "late0"]
+    flooded.turn(2)
+    assert flooded.drawn == ["flood0", "a0", "late0", "late1", "late2"]

@@ -1,0 +1,117 @@
+"""What a turn is spent on where owners share: no owner's many hold up another's few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from drawn import Calls, Timed, crowd, held, make_request, step
+
+from runai.engine.engine import TorchEngine
+from runai.engine.pace import ENOUGH, Prefer
+from runai.schema.late import Late
+
+
+def admit(engine: TorchEngine, owner: int, *keys: str, **fields: Any) -> None:
+    for key in keys:
+        engine.admit(key, make_request(seed=1, **fields), owner)
+
+
+def turns(engine: TorchEngine, calls: Calls, times: int) -> list[str]:
+    """Of each turn the keys whose pictures were finished in it, or the rows of its call."""
+    told = []
+    for _ in range(times):
+        before = len(calls.rows)
+        ended = [key for key, event in engine.step() if isinstance(event, Late)]
+        called = [str(rows) for rows in calls.rows[before:]]
+        told.append("".join([*ended, *called]))
+    return told
+
+
+def test_pictures_that_are_done_at_once_hold_up_nobody_elses_steps(
+    drawers: Callable[..., TorchEngine],
+) -> None:
+    engine = drawers(max_batch=8)
+    calls = Calls(held(engine).unet)
+    admit(engine, 1, "a", "b", "c", num_inference_steps=2)
+    admit(engine, 2, "z", num_inference_steps=9)
+    assert turns(engine, calls, 8) == ["8", "8", "a", "2", "b", "2", "c", "2"]
+
+
+def test_of_each_owner_one_is_finished_in_a_turn(drawers: Callable[..., TorchEngine]) -> None:
+    engine = drawers(max_batch=8)
+    calls = Calls(held(engine).unet)
+    admit(engine, 1, "a", "b", num_inference_steps=1)
+    admit(engine, 2, "c", num_inference_steps=1)
+    admit(engine, 3, "z", num_inference_steps=9)
+    assert turns(engine, calls, 4) == ["8", "ac", "2", "b"]
+
+
+def test_where_nobody_else_has_steps_to_do_no_picture_waits(
+    drawers: Callable[..., TorchEngine],
+) -> None:
+    engine = drawers(max_batch=8)
+    calls = Calls(held(engine).unet)
+    admit(engine, 1, "a", "b", num_inference_steps=1)
+    admit(engine, 1, "z", num_inference_steps=2)
+    assert turns(engine, calls, 5) == ["6", "a", "b", "2", "z"]
+    assert not engine.is_busy()
+
+
+def test_who_was_done_first_is_finished_first(drawers: Callable[..., TorchEngine]) -> None:
+    engine = drawers(max_batch=8)
+    calls = Calls(held(engine).unet)
+    admit(engine, 1, "late", num_inference_steps=3)
+    admit(engine, 1, "b", "a", num_inference_steps=2)
+    admit(engine, 2, "z", num_inference_steps=9)
+    assert turns(engine, calls, 8) == ["8", "8", "b", "4", "a", "2", "late", "2"]
+
+
+def test_a_drawing_that_is_dropped_before_its_picture_is_made_is_never_finished(
+    drawers: Callable[..., TorchEngine],
+) -> None:
+    engine = drawers()
+    admit(engine, 1, "a", num_inference_steps=1)
+    engine.step()
+    engine.drop("a")
+    assert engine.step() == []
+
+
+# a row costs, and a call costs too: the more rows, the less each of them takes
+def takes(rows: int) -> float:
+    return 1 + (rows - 2) / 4
+
+
+@pytest.mark.parametrize(
+    ("prefer", "alone", "beside_one"), [("balanced", 16, 4), ("throughput", 16, 18)]
+)
+def test_a_call_is_no_longer_than_turns_would_be(
+    drawers: Callable[..., TorchEngine], prefer: Prefer, alone: int, beside_one: int
+) -> None:
+    """One owner has eight, another has one: two calls of a single sample are its measure."""
+    engine = drawers(prefer=prefer)
+    calls = Timed(engine, takes)
+    crowd(engine)
+    step(engine, 4 * ENOUGH)
+    assert calls.rows[-1] == alone
+    admit(engine, 1, "mine", num_inference_steps=50)
+    step(engine, 1)
+    assert calls.rows[-1] == beside_one
+    engine.drop("mine")
+    step(engine, 1)
+    assert calls.rows[-1] == alone
+
+
+def test_owners_that_have_several_each_share_a_call_of_as_many(
+    drawers: Callable[..., TorchEngine],
+) -> None:
+    engine = drawers()
+    calls = Timed(engine, takes)
+    crowd(engine)
+    step(engine, 4 * ENOUGH)
+    for key in "0123":
+        engine.drop(key)
+    admit(engine, 1, "a", "b", "c", "d", num_inference_steps=50)
+    step(engine, 1)
+    assert calls.rows[-1] == 16

@@ -1,6 +1,6 @@
 """What a client waits while another one floods the server, against the same alone.
 
-    python benchmarks/flood.py [--full] [--size 128] [--steps 4] [--flood 64] [--rounds 5]
+    python benchmarks/flood.py [--full] [--size 128] [--steps 4] [--flood 64] [--rounds 10]
 
 One client has --flood requests open, as many as a server takes of one; another asks for one
 picture.
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--flood", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
     with example_engine(full=args.full) as engine, serving(engine) as port:
         compare(

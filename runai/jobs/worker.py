@@ -4,9 +4,9 @@ Theory of operation. Each turn of the loop: wait until there is something to do 
 condition; idling costs nothing: an engine that wants to let go of something later says when
 it is to be called for that); clear out what was canceled; take jobs up while the engine has
 room, and past that who has nothing in it beside others who have much; do one step; write what
-came of it into the ledger, or have it made (`finisher`). Nobody's picture waits for more between two
-steps than one job of each other client to be taken up, nor for more than one that failed to start
-or that had to load its model.
+came of it into the ledger, or have it made (`finisher`). Between two steps nobody's picture waits
+for more than one job of each other client to be taken up, nor for more than one that failed to
+start or that had to load its model.
 
 Whose fault is what: an exception in `admit` is the failure of the job that was taken up. One
 in `step` could be anybody's, so every job in the engine fails and is dropped. One in `preload` or

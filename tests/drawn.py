@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from runai.engine.device_clock import DeviceClock
+from runai.engine.devices import Place
 from runai.engine.engine import TorchEngine
 from runai.engine.model import LoadedModel
 from runai.schema.codec import parse_task
@@ -54,6 +55,12 @@ def make_request(**fields: Any) -> Any:
     if task in ("inpaint", "outpaint"):
         fields.setdefault("mask_image", as_base64(half_mask()))
     return parse_task(fields)
+
+
+class Separate(Place):
+    """A processor that is taken for a device with memory of its own."""
+
+    has_own_memory = True
 
 
 class Calls:

@@ -191,7 +191,9 @@ class TorchEngine:
         """One turn of the loop; see Engine.step. What idles meanwhile is let go of, too."""
         self.rest()
         active = {s: d for d in self._drawings.values() for s in d.unfinished}
-        self._called = not (ripe := turns.to_finish(active, called=self._called))
+        moved = not all(d.plan.keeps_on_device for d in active.values())
+        ripe = turns.to_finish(active, called=self._called, moved=moved)
+        self._called = not ripe
         if ripe:
             return [outcome for s in ripe for outcome in self._finish(active[s], s)]
         return self._advance(active) if active else []
@@ -290,6 +292,8 @@ class TorchEngine:
 
     def _finish(self, drawing: Drawing, sample: Sample) -> Iterator[Outcome]:
         """The picture of a sample that is done, and the end of its drawing if it is the last."""
+        if drawing.key not in self._drawings:  # another picture of it has failed
+            return
         self._stopwatch.keys = (drawing.key,)
         try:
             self._pictures.complete(drawing, drawing.samples.index(sample))

@@ -3,7 +3,9 @@
 Theory of operation. A turn is one UNet call, or samples that are done become pictures: one of
 each owner. Where others have steps to do, a call comes between two such turns. So nobody's step
 waits for more than one picture of each other owner, however many are done at once; and between any
-two turns newcomers are let in and cancels are seen.
+two turns newcomers are let in and cancels are seen. Where networks have to be moved to the device
+to be called (`offload`), all that is done is finished at once, or each picture would have them moved
+to and fro.
 
 Who shares a call waits for its end. Owners that took turns instead, each with calls of a single
 sample, would be served every so many calls as there are owners (and as many times that as the one
@@ -22,16 +24,20 @@ from collections.abc import Collection, Iterable
 from runai.engine.starts import Sample
 
 
-def to_finish(samples: Collection[Sample], *, called: bool) -> list[Sample]:
+def to_finish(samples: Collection[Sample], *, called: bool, moved: bool = False) -> list[Sample]:
     """The samples that become pictures in this turn; none: it is a UNet call's.
 
-    `called`: the turn before this one was a call. Those that have been done for longest come first.
+    `called`: the turn before this one was a call. `moved`: networks are, to be called. Those that
+    have been done for longest come first.
     """
-    done: dict[int, Sample] = {}
-    for sample in sorted((s for s in samples if s.done), key=lambda s: s.last_turn):
-        done.setdefault(sample.owner, sample)
-    others_step = any(not s.done and s.owner not in done for s in samples)
-    return list(done.values()) if called or not others_step else []
+    done = sorted((s for s in samples if s.done), key=lambda s: s.last_turn)
+    if moved:
+        return done
+    firsts: dict[int, Sample] = {}
+    for sample in done:
+        firsts.setdefault(sample.owner, sample)
+    others_step = any(not s.done and s.owner not in firsts for s in samples)
+    return list(firsts.values()) if called or not others_step else []
 
 
 def longest_call(samples: Iterable[Sample]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from drawn import draw, held, last, make_request, pixels, run
+from drawn import Separate, draw, held, last, make_request, pixels, run
 from peft import LoHaConfig, LoraConfig, inject_adapter_in_model
 from torch import nn
 
@@ -218,12 +218,6 @@ def test_a_call_that_fails_half_way_leaves_no_trace_in_the_next(loaded: LoadedMo
     assert torch.equal(call(loaded.unet), said)
     arranged.undo()
     assert all(torch.equal(before[name], value) for name, value in bits(loaded.unet).items())
-
-
-class Separate(Place):
-    """A processor that is taken for a device with memory of its own."""
-
-    has_own_memory = True
 
 
 @pytest.mark.parametrize("plan", ["offload", "sequential"])

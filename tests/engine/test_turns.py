@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from drawn import Calls, Timed, crowd, held, make_request, step
+import torch
+from drawn import Calls, Separate, Timed, crowd, held, make_request, step
 
 from runai.engine.engine import TorchEngine
 from runai.engine.pace import ENOUGH, Prefer
@@ -66,6 +67,17 @@ def test_who_was_done_first_is_finished_first(drawers: Callable[..., TorchEngine
     admit(engine, 1, "b", "a", num_inference_steps=2)
     admit(engine, 2, "z", num_inference_steps=9)
     assert turns(engine, calls, 8) == ["8", "8", "b", "4", "a", "2", "late", "2"]
+
+
+def test_where_networks_are_moved_to_be_called_all_that_is_done_is_finished_at_once(
+    drawers: Callable[..., TorchEngine],
+) -> None:
+    engine = drawers(max_batch=8)
+    calls = Calls(held(engine).unet)
+    engine._cache._place = Separate(torch.device("cpu"), torch.float32)
+    admit(engine, 1, "a", "b", "c", num_inference_steps=2, memory_plan="offload")
+    admit(engine, 2, "z", num_inference_steps=9)
+    assert turns(engine, calls, 4) == ["8", "8", "abc", "2"]
 
 
 def test_a_drawing_that_is_dropped_before_its_picture_is_made_is_never_finished(

@@ -6,8 +6,9 @@
 #
 # RUNAI_PYTHON: the Python to use (3.11 or newer); a .venv of another version is made anew.
 # RUNAI_TORCH: what to install as torch, in pip's words, say "torch==2.13.0 --index-url URL";
-# without it a machine with an NVIDIA GPU gets the newest torch, another one torch==2.13.0. A
-# torch that is installed is kept.
+# without it a machine with an NVIDIA GPU gets the newest torch, another one torch==2.13.0: on Linux
+# PyTorch's build for processors, if its index answers, which lacks gigabytes of NVIDIA's libraries.
+# A torch that is installed is kept.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -52,9 +53,19 @@ pip_install() {
     .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check "$@"
 }
 
+cpu_builds=https://download.pytorch.org/whl/cpu
+
+answers() {
+    .venv/bin/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=5)' "$1" \
+        2>/dev/null
+}
+
 torch_to_install() {
     if [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null; then
         echo "torch"
+    elif [ "$(uname -sm)" = "Linux x86_64" ] && [ -z "${PIP_NO_INDEX:-}" ] &&
+        answers "$cpu_builds/torch/"; then
+        echo "torch==2.13.0 --index-url $cpu_builds"
     else
         echo "torch==2.13.0"
     fi

@@ -68,6 +68,47 @@ def test_an_environment_of_another_python_than_is_named_is_made_anew(
     assert (done.returncode != 0) is made
 
 
+# stands for an environment's Python, without torch: notes what pip is to install; INDEX answers
+EMPTY = """#!/bin/sh
+case "$*" in
+    *print*) echo 3 11 ;;
+    *find_spec*) exit 1 ;;
+    *urlopen*) [ "$(eval echo \\$$#)" = "$INDEX" ] ;;
+    *" torch"*) echo "$*" >>"$LOG" ;;
+esac
+"""
+CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "environ", "installed"),
+    [
+        (False, {"INDEX": f"{CPU_BUILDS}/torch/"}, f"torch==2.13.0 --index-url {CPU_BUILDS}"),
+        (False, {"INDEX": ""}, "torch==2.13.0"),
+        (False, {"INDEX": f"{CPU_BUILDS}/torch/", "PIP_NO_INDEX": "1"}, "torch==2.13.0"),
+        (True, {"INDEX": f"{CPU_BUILDS}/torch/"}, "torch"),
+        (True, {"INDEX": "", "RUNAI_TORCH": "torch==2.9.0"}, "torch==2.9.0"),
+    ],
+)
+def test_the_torch_that_suits_the_machine_is_installed(
+    tmp_path: Path, has_gpu: bool, environ: dict[str, str], installed: str
+) -> None:
+    if not has_gpu and Path("/proc/driver/nvidia/version").exists():
+        pytest.skip("this machine has an NVIDIA GPU")
+    repo, tools, log = copied(tmp_path / "repo"), tmp_path / "tools", tmp_path / "log"
+    stubs = {tools / "uname": "#!/bin/sh\necho Linux x86_64\n", repo / ".venv/bin/python": EMPTY}
+    if has_gpu:
+        stubs[tools / "nvidia-smi"] = "#!/bin/sh\n"
+    for stub, text in stubs.items():
+        stub.parent.mkdir(parents=True, exist_ok=True)
+        stub.write_text(text)
+        stub.chmod(0o755)
+    done = run(repo / "bin/setup.sh", LOG=str(log), PATH=f"{tools}:/usr/bin:/bin", **environ)
+    assert done.returncode == 0, done.stderr
+    (line,) = log.read_text().splitlines()
+    assert line.endswith(f"--disable-pip-version-check {installed}")
+
+
 def test_without_a_prompt_run_shows_its_usage() -> None:
     done = run(ROOT / "bin" / "run.sh")
     assert (done.returncode, done.stderr.partition(" ")[0]) == (2, "usage:")

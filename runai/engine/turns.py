@@ -4,8 +4,8 @@ Theory of operation. A turn is one UNet call, or samples that are done become pi
 each owner. Where others have steps to do, a call comes between two such turns. So nobody's step
 waits for more than one picture of each other owner, however many are done at once; and between any
 two turns newcomers are let in and cancels are seen. Where networks have to be moved to the device
-to be called (`offload`), all that is done is finished at once, or each picture would have them moved
-to and fro.
+to be called (`offload`), all that is done is finished at once, or each picture would have them
+moved to and fro.
 
 Who shares a call waits for its end. Owners that took turns instead, each with calls of a single
 sample, would be served every so many calls as there are owners (and as many times that as the one

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,16 +15,7 @@ from runai.testing.scripted import ScriptedEngine
 from tests.faults.servers import Apart, Drawing, Here
 from tests.faults.watching import Table
 
-LAST_RESORT_S = 200.0
 SERVE = "import sys; from runai.cli import main; sys.exit(main())"
-
-
-@pytest.fixture(autouse=True)
-def _no_hang() -> Iterator[None]:
-    """The last resort: a test that hangs all the same ends the run, and shows where."""
-    faulthandler.dump_traceback_later(LAST_RESORT_S, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,15 +9,6 @@ import pytest
 
 from runai.jobs.service import Service
 from runai.testing.scripted import ScriptedEngine
-from tests.jobs.asking import PATIENCE_S
-
-
-@pytest.fixture(autouse=True)
-def _no_hang() -> Iterator[None]:
-    """The last resort: a test that hangs all the same ends the run, and shows where."""
-    faulthandler.dump_traceback_later(6 * PATIENCE_S, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture

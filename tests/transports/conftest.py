@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -18,14 +17,6 @@ from runai.transports.gate import Gate, Keys
 from runai.transports.listener import bind, bind_unix
 from runai.transports.socket_server import SocketOptions, SocketServer, StopReason
 from tests.transports.clients import PATIENCE_S, RawClient
-
-
-@pytest.fixture(autouse=True)
-def _no_hang() -> Iterator[None]:
-    """The last resort: a test that hangs all the same ends the run, and shows where."""
-    faulthandler.dump_traceback_later(6 * PATIENCE_S, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 class Running:

@@ -6,9 +6,9 @@
 #
 # RUNAI_PYTHON: the Python to use (3.11 or newer); a .venv of another version is made anew.
 # RUNAI_TORCH: what to install as torch, in pip's words, say "torch==2.13.0 --index-url URL";
-# without it a machine with an NVIDIA GPU gets the newest torch, another one torch==2.13.0: on Linux
-# PyTorch's build for processors, if its index answers, which lacks gigabytes of NVIDIA's libraries.
-# A torch that is installed is kept.
+# without it a machine with an NVIDIA GPU gets the newest torch, another one torch==2.13.0: on
+# x86-64 Linux PyTorch's build for processors, if its index answers, which lacks gigabytes of
+# NVIDIA's libraries. A torch that is installed is kept.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -55,7 +55,8 @@ class Batches:
         if self._max_batch:
             return ready[: self._max_batch]
         if alone or not self._clock.can_time(ready[0].model.device):
-            return ready[: _together_alone(ready[0].model)]
+            most = _together_alone(ready[0].model)
+            return ready[: most if self._policy.patient else int(min(most, longest))]
         self._most_rows = self._sizes(ready[0]).limit(ready[0].rows, self._policy.within(longest))
         return _within(ready, self._most_rows)
 

@@ -181,8 +181,9 @@ class TorchEngine:
         networks = first.networks
         if first.is_exact:  # or it is torch's: nobody else can leave out a part of a network
             networks = self._backends.networks(drawing.model, drawing.plan, first.loras)
+        turn = self._newest_turn(owner)
         for sample in drawing.samples:
-            sample.owner, sample.last_turn, sample.networks = owner, self._turn, networks
+            sample.owner, sample.last_turn, sample.networks = owner, turn, networks
         self._drawings[key] = drawing
         self._beside = self._held_beside()
 
@@ -191,7 +192,8 @@ class TorchEngine:
         """One turn of the loop; see Engine.step. What idles meanwhile is let go of, too."""
         self.rest()
         active = {s: d for d in self._drawings.values() for s in d.unfinished}
-        moved = not all(d.plan.keeps_on_device for d in active.values())
+        models = {d.model.entry for d in active.values() if not d.plan.keeps_on_device}
+        moved = {s for s, d in active.items() if d.model.entry in models}
         ripe = turns.to_finish(active, called=self._called, moved=moved)
         self._called = not ripe
         if ripe:
@@ -204,7 +206,7 @@ class TorchEngine:
         shared = self._batches.cut(
             ready,
             alone=len({active[s] for s in ready}) == 1,
-            longest=turns.longest_call(active),
+            longest=turns.longest_call(ready, active),
         )
         batch = self._fitting.within(shared, active[ready[0]].plan)
         self._turn += 1
@@ -258,6 +260,11 @@ class TorchEngine:
             if not self._backends.let_go():
                 raise
         return self._fitting.begin(request, entry, vae, start)
+
+    def _newest_turn(self, owner: int) -> int:
+        """When an owner was served last; who has nothing here was served just now."""
+        samples = [s for d in self._drawings.values() for s in d.samples if s.owner == owner]
+        return max((sample.last_turn for sample in samples), default=self._turn)
 
     def _held_beside(self) -> dict[str, int]:
         """Bytes on the device that are not the cache's, as `Holdings` calls them."""

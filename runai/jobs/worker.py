@@ -4,9 +4,9 @@ Theory of operation. Each turn of the loop: wait until there is something to do 
 condition; idling costs nothing: an engine that wants to let go of something later says when
 it is to be called for that); clear out what was canceled; take jobs up while the engine has
 room, and past that who has nothing in it beside others who have much; do one step; write what
-came of it into the ledger, or have it made (`finisher`). Between two steps nobody's picture waits
-for more than one job of each other client to be taken up, nor for more than one that failed to
-start or that had to load its model.
+came of it into the ledger, or have it made (`finisher`). In a turn nobody's picture waits for
+more than one job of each other client to be taken up (where memory is short, for all there is room
+for), nor for more than one that failed to start or that had to load its model.
 
 Whose fault is what: an exception in `admit` is the failure of the job that was taken up. One
 in `step` could be anybody's, so every job in the engine fails and is dropped. One in `preload` or
@@ -143,7 +143,8 @@ class Worker:
     def _admit_while_room(self, engine: Engine) -> None:
         served: set[int] = set()  # each once, or others' steps would wait for a flood to begin
         while (job := self._next(engine, served)) is not None and self._admit(engine, job):
-            served.add(job.client)
+            if not _moves_networks(engine):  # or each would have them moved to and fro
+                served.add(job.client)
 
     def _next(self, engine: Engine, served: Container[int]) -> Job | None:
         self._drop_canceled(engine)
@@ -202,6 +203,12 @@ class Worker:
         self._ledger.fail(jobs, as_error(error))
         for job in jobs:
             engine.drop(job.key)
+
+
+def _moves_networks(engine: Engine) -> bool:
+    """Whether networks come to the device one after another, to be called."""
+    memory = engine.newest_memory()
+    return memory is not None and memory.plan in ("offload", "sequential")
 
 
 def _is_warm(engine: Engine, job: Job) -> bool:

@@ -9,8 +9,11 @@ import pytest
 import torch
 from drawn import Calls, Separate, Timed, crowd, held, make_request, step
 
+from runai.engine.drawing import Drawing
 from runai.engine.engine import TorchEngine
 from runai.engine.pace import ENOUGH, Prefer
+from runai.errors import OutOfMemory
+from runai.schema.events import Failed
 from runai.schema.late import Late
 
 
@@ -47,6 +50,38 @@ def test_of_each_owner_one_is_finished_in_a_turn(drawers: Callable[..., TorchEng
     admit(engine, 2, "c", num_inference_steps=1)
     admit(engine, 3, "z", num_inference_steps=9)
     assert turns(engine, calls, 4) == ["8", "ac", "2", "b"]
+
+
+def test_a_picture_that_cannot_be_made_takes_no_other_with_it(
+    drawers: Callable[..., TorchEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = drawers(max_batch=8)
+    complete = engine._pictures.complete
+
+    def failing(drawing: Drawing, index: int) -> None:
+        if drawing.key == "a":
+            raise OutOfMemory("There is no room.")
+        complete(drawing, index)
+
+    monkeypatch.setattr(engine._pictures, "complete", failing)
+    admit(engine, 1, "a", num_inference_steps=1)
+    admit(engine, 2, "b", num_inference_steps=1)
+    engine.step()
+    assert {key: type(event) for key, event in engine.step()} == {"a": Failed, "b": Late}
+    assert not engine.is_busy()
+
+
+def test_who_begins_one_after_another_is_served_meanwhile(
+    drawers: Callable[..., TorchEngine],
+) -> None:
+    engine = drawers(max_batch=1)
+    admit(engine, 2, "b", num_inference_steps=50)
+    admit(engine, 3, "c", num_inference_steps=50)
+    served = []
+    for number in range(9):
+        admit(engine, 1, f"a{number}", num_inference_steps=50)
+        served += [key[0] for key, _ in engine.step()]
+    assert [served.count(owner) for owner in "abc"] == [3, 3, 3]
 
 
 def test_where_nobody_else_has_steps_to_do_no_picture_waits(
@@ -113,6 +148,33 @@ def test_a_call_is_no_longer_than_turns_would_be(
     engine.drop("mine")
     step(engine, 1)
     assert calls.rows[-1] == alone
+
+
+def test_who_cannot_share_a_call_waits_for_no_longer_one_than_its_own(
+    drawers: Callable[..., TorchEngine],
+) -> None:
+    engine = drawers()
+    calls = Timed(engine, takes)
+    crowd(engine)
+    step(engine, 4 * ENOUGH)
+    admit(engine, 1, "wide", num_inference_steps=50, width=128)
+    before = len(calls.rows)
+    step(engine, 6)
+    assert calls.rows[before:] == [2] * 6
+
+
+@pytest.mark.parametrize(("prefer", "beside_one"), [("balanced", 2), ("throughput", 16)])
+def test_a_request_for_many_pictures_makes_others_wait_for_one_at_a_time(
+    drawers: Callable[..., TorchEngine], prefer: Prefer, beside_one: int
+) -> None:
+    """By the rule without a clock, which is for requests that nobody could share with."""
+    engine = drawers(prefer=prefer)
+    calls = Calls(held(engine).unet)
+    admit(engine, 1, "many", num_inference_steps=50, num_images=8)
+    assert turns(engine, calls, 1) == ["16"]
+    admit(engine, 2, "wide", num_inference_steps=50, width=128)
+    assert turns(engine, calls, 4).count(str(beside_one)) >= 2
+    assert max(calls.rows[1:]) == beside_one
 
 
 def test_owners_that_have_several_each_share_a_call_of_as_many(

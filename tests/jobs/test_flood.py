@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from runai.jobs.service import Service
 from runai.jobs.session import Session
+from runai.schema.events import Memory
 from runai.testing.scripted import ScriptedEngine
 from tests.jobs.asking import ask
 
@@ -16,8 +19,13 @@ CAPACITY = 4
 class Flooded:
     """A service that draws as many as it has room for, all of one client, and more wait."""
 
-    def __init__(self, serve: Serve, capacity: int = CAPACITY) -> None:
-        self.engine = ScriptedEngine(capacity=capacity)
+    def __init__(
+        self,
+        serve: Serve,
+        capacity: int = CAPACITY,
+        make_engine: Callable[..., ScriptedEngine] = ScriptedEngine,
+    ) -> None:
+        self.engine = make_engine(capacity=capacity)
         self.engine.gate.close()
         self.service = serve(self.engine)
         self.session = self.service.open_session()
@@ -72,8 +80,20 @@ def test_nobody_is_let_in_where_each_has_one(serve: Serve) -> None:
     assert flooded.drawn == ["flood0"]
 
 
-def test_beside_others_a_flood_begins_one_at_a_time(serve: Serve) -> None:
-    flooded = Flooded(serve, capacity=3 * CAPACITY + 2)
+class ShortOfMemory(ScriptedEngine):
+    """Its networks have to be moved to be called."""
+
+    def newest_memory(self) -> Memory:
+        return Memory(plan="offload", reason="", needed_bytes=2, free_bytes=1)
+
+
+@pytest.mark.parametrize(
+    ("make_engine", "begun"), [(ScriptedEngine, 1), (ShortOfMemory, 3)], ids=["ample", "short"]
+)
+def test_beside_others_a_flood_begins_one_at_a_time_unless_that_has_its_price(
+    serve: Serve, make_engine: Callable[..., ScriptedEngine], begun: int
+) -> None:
+    flooded = Flooded(serve, 3 * CAPACITY + 2, make_engine)
     flooded.turn(2)
     everything = [f"flood{number}" for number in range(3 * CAPACITY)]
     assert flooded.drawn == everything, "alone it is taken up at once"
@@ -83,6 +103,6 @@ def test_beside_others_a_flood_begins_one_at_a_time(serve: Serve) -> None:
     flooded.turn(2)
     flooded.flood("late", times=3)
     flooded.turn(2)
-    assert flooded.drawn == ["flood0", "a0", "late0"]
+    assert flooded.drawn == ["flood0", "a0", "late0", "late1", "late2"][: 2 + begun]
     flooded.turn(2)
     assert flooded.drawn == ["flood0", "a0", "late0", "late1", "late2"]

@@ -223,8 +223,10 @@ class TorchEngine:
             raise
         except RunAIError as error:
             return self._fail({active[s].key for s in batch}, error)
-        moved = {active[s].key: active[s] for s in batch}
-        return [outcome for drawing in moved.values() for outcome in self._moved(drawing, batch)]
+        advanced = {active[s].key: active[s] for s in batch}
+        return [
+            outcome for drawing in advanced.values() for outcome in self._advanced(drawing, batch)
+        ]
 
     def take_timings(self) -> list[Spent]:
         """See Engine.take_timings."""
@@ -290,7 +292,7 @@ class TorchEngine:
             return self._fail({first.key}, final)
         return []
 
-    def _moved(self, drawing: Drawing, batch: Sequence[Sample]) -> Iterator[Outcome]:
+    def _advanced(self, drawing: Drawing, batch: Sequence[Sample]) -> Iterator[Outcome]:
         """What a drawing that has samples in a call shows after it."""
         yield drawing.key, drawing.progress()
         for index, sample in enumerate(drawing.samples):

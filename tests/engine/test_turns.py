@@ -130,6 +130,14 @@ def takes(rows: int) -> float:
     return 1 + (rows - 2) / 4
 
 
+def crowded(engine: TorchEngine) -> Timed:
+    """Its calls: eight samples of one owner are in it, and what calls take is known."""
+    calls = Timed(engine, takes)
+    crowd(engine)
+    step(engine, 4 * ENOUGH)
+    return calls
+
+
 @pytest.mark.parametrize(
     ("prefer", "alone", "beside_one"), [("balanced", 16, 4), ("throughput", 16, 18)]
 )
@@ -138,9 +146,7 @@ def test_a_call_is_no_longer_than_turns_would_be(
 ) -> None:
     """One owner has eight, another has one: two calls of a single sample are its measure."""
     engine = drawers(prefer=prefer)
-    calls = Timed(engine, takes)
-    crowd(engine)
-    step(engine, 4 * ENOUGH)
+    calls = crowded(engine)
     assert calls.rows[-1] == alone
     admit(engine, 1, "mine", num_inference_steps=50)
     step(engine, 1)
@@ -154,9 +160,7 @@ def test_who_cannot_share_a_call_waits_for_no_longer_one_than_its_own(
     drawers: Callable[..., TorchEngine],
 ) -> None:
     engine = drawers()
-    calls = Timed(engine, takes)
-    crowd(engine)
-    step(engine, 4 * ENOUGH)
+    calls = crowded(engine)
     admit(engine, 1, "wide", num_inference_steps=50, width=128)
     before = len(calls.rows)
     step(engine, 6)
@@ -181,9 +185,7 @@ def test_owners_that_have_several_each_share_a_call_of_as_many(
     drawers: Callable[..., TorchEngine],
 ) -> None:
     engine = drawers()
-    calls = Timed(engine, takes)
-    crowd(engine)
-    step(engine, 4 * ENOUGH)
+    calls = crowded(engine)
     for key in "0123":
         engine.drop(key)
     admit(engine, 1, "a", "b", "c", "d", num_inference_steps=50)

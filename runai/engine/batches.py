@@ -62,16 +62,20 @@ class Batches:
 
     @contextmanager
     def timed(self, batch: Sequence[Sample]) -> Iterator[None]:
-        """Around the call of a batch: remembers how long it took."""
+        """Around the call of a batch: remembers how long it took, if that will be so again."""
         sizes, rows = self._sizes(batch[0]), sum(s.rows for s in batch)
+        settled = False
 
         def note(seconds: float) -> None:
+            if not settled:
+                return
             sizes.add(rows, seconds)
             known = sorted(sizes.known.items())
             self.newest = tuple(CallTime(rows=r, seconds=s) for r, s in known)
 
         with self._clock.time(batch[0].model.device, note):
             yield
+            settled = batch[0].networks.denoiser.is_settled
 
     def _sizes(self, sample: Sample) -> Sizes:
         kinds = self._known.setdefault(sample.model.unet, OrderedDict())

@@ -86,6 +86,7 @@ class TorchEngine:
             place,
             max_bytes=max_memory,
             beside=lambda: sum(self._held_beside().values()),
+            free_bytes=lambda: place.free_bytes() - self._backends.recorded_bytes,
         )
         self._backends = Backends(backend, place, self._cache.spare_bytes)
         self._idle_unload_s = idle_unload_s
@@ -122,9 +123,9 @@ class TorchEngine:
     def holdings(self) -> Holdings:
         """What is in memory, and how much more could be. Any thread."""
         held = self._cache.holdings(self._fitting.in_use())
-        by_openvino = self._backends.names
+        backends = self._backends.by_name
         loaded = [
-            one.model_copy(update={"backend": "openvino"}) if one.name in by_openvino else one
+            one.model_copy(update={"backend": backends.get(one.name, one.backend)})
             for one in held.loaded
         ]
         return held.model_copy(update={**self._beside, "loaded": loaded})
@@ -254,7 +255,7 @@ class TorchEngine:
     # --- within ----------------------------------------------------------------------
 
     def _begin(self, request: GenerationRequest, entry: Entry, start: Start) -> Drawing:
-        """Once more without OpenVINO's copies of networks, where memory is short by them."""
+        """Once more without what backends hold, where memory is short by it."""
         vae = self._admission.vae_of(request, entry)
         try:
             return self._fitting.begin(request, entry, vae, start)
@@ -283,6 +284,8 @@ class TorchEngine:
 
     def _shrink(self, batch: Sequence[Sample], first: Drawing, error: OutOfMemory) -> list[Outcome]:
         """After a call that was too large for memory: the same samples again, with less."""
+        if self._backends.forget_recordings():
+            return []
         if len(batch) > 1:  # none of them may be at fault
             self._fitting.halve(batch)
             return []
@@ -313,6 +316,7 @@ class TorchEngine:
             return
         if drawing.finished:
             del self._drawings[drawing.key]
+            self._beside = self._held_beside()  # drawing has added to it
             yield drawing.key, drawing.completed()
 
     def _fail(self, keys: set[str], error: RunAIError) -> list[Outcome]:

@@ -219,7 +219,7 @@ class Models(Model):
     unusable: list[Unusable] = Field([], description="what lies there and cannot be used")
 
 
-Backend = Literal["torch", "openvino"]
+Backend = Literal["torch", "openvino", "cuda-graphs"]
 
 
 class Loaded(Model):
@@ -244,7 +244,9 @@ class Holdings(Model):
     free_bytes: int = Field(0, description="what the device could still take")
     max_bytes: int = Field(0, description="for all of this; 0: what the machine has")
     lora_bytes: int = Field(0, description="of LoRAs, which go with their models at the latest")
-    backend_bytes: int = Field(0, description="of networks as OpenVINO has them, by estimate")
+    backend_bytes: int = Field(
+        0, description="of networks as OpenVINO has them, by estimate, and of CUDA graphs"
+    )
     filter_bytes: int = Field(0, description="of the NSFW filter, which stays once it was used")
     prompt_cache_bytes: int = Field(0, description="of encoded prompts, kept for the next time")
 

@@ -112,7 +112,7 @@ class Settings:
     device: str = _row("auto", DEVICE, "what to draw on: auto, cpu, cuda, cuda:N or mps")
     dtype: str = _row("auto", DTYPE, "number format: auto, fp32, fp16 or bf16")
     backend: Literal["auto", "torch", "openvino"] = _row(
-        "auto", BACKEND, "what computes on a processor: torch, openvino, or auto, the faster one"
+        "auto", BACKEND, "what computes: torch alone, openvino, or auto, the fastest that is here"
     )
     max_batch: int = _row(0, whole(0, 64), "pictures drawn in one batch; 0: see --prefer")
     prefer: Literal["balanced", "throughput", "latency"] = _row(

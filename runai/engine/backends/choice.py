@@ -8,6 +8,9 @@ on are drawn by it. `openvino`: it is made before the first picture, and draws a
 What it cannot do, torch does: pictures with LoRAs, decoding in tiles or by a tiny autoencoder,
 numbers that the processor does not compute in, and networks that `graph` has no word for.
 
+On CUDA `auto` has torch's own calls of the UNet recorded and played (`recording`), where all
+weights stay on the device and no LoRAs are added.
+
 Rules: what is made goes with the network it was made of, and holds no name for it. One thread,
 but for `names`; what the background works on is a Future.
 """
@@ -16,16 +19,18 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+from runai.engine.backends.cuda_graphs import CudaGraphs
 from runai.engine.backends.interface import Networks
+from runai.engine.backends.recording import RecordedUnets, Recorder
 from runai.engine.backends.torch_backend import torch_networks
 from runai.engine.backends.trial import SAME, Trial, Verdict
 from runai.engine.devices import Place
@@ -33,6 +38,7 @@ from runai.engine.loras import LoraSet
 from runai.engine.model import LoadedModel
 from runai.engine.plan import Plan
 from runai.errors import DependencyMissing, InvalidSetting
+from runai.schema.events import Backend
 
 log = logging.getLogger(__name__)
 Wanted = Literal["auto", "torch", "openvino"]
@@ -41,6 +47,7 @@ Wanted = Literal["auto", "torch", "openvino"]
 COPIES = {torch.float32: 1.1, torch.bfloat16: 4.0}
 # what walking an unusual network, or starting a thread, may raise
 FAULTS = (RuntimeError, AttributeError, TypeError, ValueError, LookupError)
+RECORDERS: Mapping[str, Callable[[torch.device], Recorder]] = {"cuda": CudaGraphs}
 Wrap = Callable[[Any], Any]  # what was compiled, as a Denoiser or Decoder
 
 
@@ -72,41 +79,45 @@ class Backends:
         self._spare_bytes = spare_bytes
         self._made: WeakKeyDictionary[nn.Module, _Made] = WeakKeyDictionary()
         self._background = ThreadPoolExecutor(1, "openvino")
-        self.names: frozenset[str] = frozenset()
+        recorder = RECORDERS.get(place.device.type) if wanted == "auto" else None
+        self._recorded = recorder and RecordedUnets(recorder(place.device), spare_bytes)
+        self.by_name: Mapping[str, Backend] = {}
 
     @property
     def byte_size(self) -> int:
-        """Of all that is made, by estimate."""
-        return sum(made.bytes for made in self._made.values())
+        """Of all that is made, by estimate, and recorded."""
+        return sum(made.bytes for made in self._made.values()) + self.recorded_bytes
+
+    @property
+    def recorded_bytes(self) -> int:
+        """What torch keeps for recordings on the device, and counts as unused."""
+        return self._recorded.bytes if self._recorded else 0
 
     def networks(self, model: LoadedModel, plan: Plan, loras: LoraSet) -> Networks:
         """What the samples of a request are drawn by."""
-        usual = torch_networks(model)
+        chosen = torch_networks(model)
+        if loras:
+            return chosen
         # a small UNet's pictures are done before it would be compiled
-        if not self._used or loras or (model.is_small and not self._at_once):
-            return usual
-        from runai.engine.backends import graph, openvino_backend
+        if self._used and (self._at_once or not model.is_small):
+            chosen = self._by_openvino(model, plan, chosen)
+        elif self._recorded and plan.keeps_on_device:
+            denoiser = self._recorded.denoiser(chosen.denoiser, model.unet, plan.work)
+            chosen = replace(chosen, denoiser=denoiser)
+        self.by_name = {**self.by_name, model.name: chosen.denoiser.backend}
+        return chosen
 
-        unet, vae, decoder = model.unet, model.vae, usual.decoder
-        denoiser = self._chosen(
-            self._made_of(model, unet, plan, lambda: graph.of_unet(unet)),
-            usual.denoiser,
-            lambda compiled: openvino_backend.OpenVinoDenoiser(unet, compiled),
-        )
-        if not plan.tiled and model.tiny is None:
-            made = self._made_of(model, vae.decoder, plan, lambda: graph.of_decoder(vae))
-            decoder = self._chosen(made, decoder, openvino_backend.OpenVinoDecoder)
-        by_openvino = {model.name} if denoiser.backend == "openvino" else set()
-        self.names = self.names - {model.name} | by_openvino
-        return Networks(denoiser, decoder)
+    def forget_recordings(self) -> bool:
+        """For want of memory; whether there were any. They are made anew where there is room."""
+        return self._recorded.forget() if self._recorded else False
 
     def let_go(self) -> bool:
         """Of all that is made, or being made; whether there was any. Who draws by it goes on."""
         gone = [network for network, made in self._made.items() if made.coming is not None]
         for network in gone:
             del self._made[network]
-        self.names = frozenset()
-        return bool(gone)
+        self.by_name = {}
+        return self.forget_recordings() or bool(gone)
 
     def join(self) -> None:
         """Wait until everything that was begun is made."""
@@ -118,6 +129,20 @@ class Backends:
         self._background.shutdown(cancel_futures=True)
 
     # --- within ------------------------------------------------------------------------
+
+    def _by_openvino(self, model: LoadedModel, plan: Plan, usual: Networks) -> Networks:
+        from runai.engine.backends import graph, openvino_backend
+
+        unet, vae, decoder = model.unet, model.vae, usual.decoder
+        denoiser = self._chosen(
+            self._made_of(model, unet, plan, lambda: graph.of_unet(unet)),
+            usual.denoiser,
+            lambda compiled: openvino_backend.OpenVinoDenoiser(unet, compiled),
+        )
+        if not plan.tiled and model.tiny is None:
+            made = self._made_of(model, vae.decoder, plan, lambda: graph.of_decoder(vae))
+            decoder = self._chosen(made, decoder, openvino_backend.OpenVinoDecoder)
+        return Networks(denoiser, decoder)
 
     def _made_of(
         self, model: LoadedModel, network: nn.Module, plan: Plan, write: Callable[[], Any]

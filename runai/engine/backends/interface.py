@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 
-Backend = Literal["torch", "openvino"]
+from runai.schema.events import Backend
 
 
 class Denoiser(Protocol):
-    """A UNet. `backend`: whose answer it gives."""
+    """A UNet. `backend`: whose answer it gives. `is_settled`: whether calls like its newest one
+    will go on taking as long as that did.
+    """
 
     @property
     def backend(self) -> Backend: ...
+
+    @property
+    def is_settled(self) -> bool: ...
 
     def __call__(
         self,

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from runai.engine.backends.interface import Backend
 from runai.engine.backends.quietly import ov
+from runai.schema.events import Backend
 
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -35,6 +35,7 @@ class OpenVinoDenoiser:
     unet: Any
     compiled: ov.CompiledModel
     backend: Backend = "openvino"
+    is_settled: bool = True
 
     def __call__(
         self,

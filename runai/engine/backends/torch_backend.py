@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from runai.engine.backends.interface import Backend, Networks
+from runai.engine.backends.interface import Networks
 from runai.engine.model import LoadedModel
+from runai.schema.events import Backend
 
 
 def torch_networks(model: LoadedModel) -> Networks:
@@ -24,6 +25,7 @@ def torch_networks(model: LoadedModel) -> Networks:
 class TorchDenoiser:
     model: LoadedModel
     backend: Backend = "torch"
+    is_settled: bool = True
 
     def __call__(
         self,

@@ -1,0 +1,456 @@
+"""UNet calls that are recorded and played: the same pictures, and never one of another call.
+
+There is no GPU here. What a CUDA graph is to one, a `Tape` is to a processor: the operations of a
+call, done again in the same places in memory, with all that Python decided left as it was.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lora_files
+import numpy as np
+import pytest
+import tiny
+import torch
+from drawn import Separate, draw, held, last, make_request, pixels, run, step
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from runai.engine.backends import choice
+from runai.engine.backends.cuda_graphs import CudaGraphs
+from runai.engine.backends.recording import MOST, WARM, RecordedDenoiser, Recordings
+from runai.engine.devices import Place
+from runai.engine.engine import TorchEngine
+from runai.errors import OutOfMemory
+from runai.schema.events import Backend
+
+CPU = torch.device("cpu")
+FIELDS: dict[str, Any] = {"prompt": "a b c", "num_inference_steps": WARM + 4}
+
+
+class Tape(TorchFunctionMode):
+    """A call's operations. Of tensors it knows the memory, not the name: as a GPU does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._orders: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        said = func(*args, **(kwargs or {}))
+        self._orders.append((func, *tree_map(_memory_of, (args, kwargs or {}, said))))
+        return said
+
+    def play(self) -> None:
+        for func, args, kwargs, said in self._orders:
+            again = func(*args, **kwargs)
+            for place, value in zip(_tensors(said), _tensors(again), strict=True):
+                if place.data_ptr() != value.data_ptr():  # else it is a view, or done in place
+                    place.copy_(value)
+
+
+def _memory_of(thing: Any) -> Any:
+    return thing.detach() if isinstance(thing, torch.Tensor) else thing
+
+
+def _tensors(said: Any) -> list[torch.Tensor]:
+    return [thing for thing in tree_leaves(said) if isinstance(thing, torch.Tensor)]
+
+
+class Recorder:
+    """Tapes, counted; each with a byte. `spoil`: what is done after a recording is made."""
+
+    def __init__(self, device: torch.device = CPU) -> None:
+        self.made = 0
+        self.spoil: Callable[[], None] = lambda: None
+
+    def __call__(self, call: Callable[[], torch.Tensor]) -> Any:
+        self.made += 1
+        tape = Tape()
+        with tape:
+            said = call()
+        self.spoil()
+        return tape.play, said, 1
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """What records for a processor."""
+    one = Recorder()
+    monkeypatch.setattr(choice, "RECORDERS", {"cpu": lambda device: one})
+    return one
+
+
+@pytest.fixture
+def recorded(models: Path, recorder: Recorder) -> Iterator[TorchEngine]:
+    engine = TorchEngine(models, device="cpu", dtype="fp32")
+    yield engine
+    engine.close()
+
+
+# --- a network ---------------------------------------------------------------------------
+
+
+class Network:
+    """A tiny UNet, and how it is called in the engine."""
+
+    def __init__(self, arch: str, recorder: Recorder, *, room: bool = True) -> None:
+        torch.manual_seed(0)
+        self.config = tiny.unet_config(**tiny.MODELS[arch].unet)
+        self.unet = tiny.make_unet(self.config).eval().requires_grad_(False)
+        self.recordings = Recordings(recorder)
+        self.denoise = RecordedDenoiser(self, self.unet, self.recordings, lambda rows: room)
+        self.rows: list[int] = []
+
+    backend: Backend = "torch"
+    is_settled = True
+
+    def __call__(self, latents: Any, timesteps: Any, text: Any, told: Any) -> torch.Tensor:
+        self.rows.append(len(latents))
+        said: torch.Tensor = self.unet(latents, timesteps, text, **told).sample
+        return said
+
+    def given(self, rows: int = 4, side: int = 8) -> tuple[Any, ...]:
+        """Anything: each time something else."""
+        told = tree_map(lambda t: _another(t[:rows]), tiny._told(self.unet.config))
+        latents = torch.randn(rows, self.config["in_channels"], side, side)
+        text = torch.randn(rows, 77, self.config["cross_attention_dim"])
+        return latents, torch.rand(rows) * 999, text, told
+
+    @torch.inference_mode()
+    def is_right(self, *given: Any) -> bool:
+        said = self.denoise(*given)
+        latents, timesteps, text, told = given
+        return torch.equal(said, self.unet(latents, timesteps, text, **told).sample)
+
+
+def _another(tensor: torch.Tensor) -> torch.Tensor:
+    """Of the same shape and type."""
+    if tensor.is_floating_point():
+        return torch.rand_like(tensor)
+    return torch.randint_like(tensor, 350)
+
+
+@pytest.mark.parametrize("arch", tiny.MODELS)
+def test_a_unet_of_every_kind_says_the_same_when_it_is_played(arch: str) -> None:
+    network = Network(arch, recorder := Recorder())
+    for _ in range(WARM + 3):
+        assert network.is_right(*network.given())
+    assert recorder.made == 1
+    assert len(network.rows) == WARM + 1, "those that are made as ever, and the one recorded"
+
+
+@torch.inference_mode()
+def test_an_answer_stays_what_it_is_when_the_recording_is_played_again() -> None:
+    network = Network("sd1", Recorder())
+    said = [network.denoise(*network.given()) for _ in range(WARM + 3)]
+    before = [one.clone() for one in said]
+    network.denoise(*network.given())
+    assert all(torch.equal(one, other) for one, other in zip(said, before, strict=True))
+
+
+def test_calls_of_other_shapes_are_other_recordings() -> None:
+    network = Network("sd1", recorder := Recorder())
+    shapes = [(4, 8), (2, 8), (4, 16)]
+    for _ in range(WARM + 2):
+        assert all(network.is_right(*network.given(*shape)) for shape in shapes)
+    assert recorder.made == len(shapes)
+
+
+def test_what_is_called_seldom_is_not_recorded() -> None:
+    network = Network("sd1", recorder := Recorder())
+    for side in range(8, 12):
+        for _ in range(WARM - 1):
+            network.is_right(*network.given(side=side))
+    assert recorder.made == 0
+
+
+def test_of_many_recordings_the_longest_unused_goes() -> None:
+    network = Network("sd1", recorder := Recorder())
+    shapes = [(rows, side) for rows in range(1, 5) for side in range(4, 4 + MOST // 4)]
+    for shape in [*shapes, (1, 64)]:
+        for _ in range(WARM):
+            network.is_right(*network.given(*shape))
+    assert network.recordings.bytes == MOST
+    assert network.is_right(*network.given(*shapes[1]))
+    assert recorder.made == MOST + 1
+    assert network.is_right(*network.given(*shapes[0])), "which has gone"
+    assert len(network.rows) == (WARM + 1) * (MOST + 1) + 1
+
+
+def test_weights_that_have_moved_are_read_where_they_are() -> None:
+    network = Network("sd1", recorder := Recorder())
+    for _ in range(WARM + 1):
+        network.is_right(*network.given())
+    for parameter in network.unet.parameters():
+        parameter.data = parameter.data * 1.1
+    for _ in range(WARM + 1):
+        assert network.is_right(*network.given())
+    assert recorder.made == 2
+
+
+# --- what cannot be recorded -------------------------------------------------------------
+
+
+def test_without_room_nothing_is_recorded() -> None:
+    network = Network("sd1", recorder := Recorder(), room=False)
+    assert all(network.is_right(*network.given()) for _ in range(WARM + 3))
+    assert recorder.made == 0
+
+
+def failing(message: str) -> Callable[[], None]:
+    def spoil() -> None:
+        raise RuntimeError(message)
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("operation not permitted when stream is capturing", "not permitted"),
+        ("CUDA out of memory. Tried to allocate 2 GiB", "memory ran out"),
+    ],
+)
+def test_after_a_recording_that_failed_calls_are_made_as_ever(
+    message: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = Network("sd1", recorder := Recorder())
+    for _ in range(WARM + 1):
+        network.is_right(*network.given(2))
+    recorder.spoil = failing(message)
+    for _ in range(WARM + 3):
+        assert network.is_right(*network.given())
+        assert network.is_right(*network.given(2))
+    assert recorder.made == 2
+    assert said in caplog.text
+
+
+def test_a_device_that_is_lost_meanwhile_is_not_passed_over() -> None:
+    network = Network("sd1", recorder := Recorder())
+    recorder.spoil = failing("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(RuntimeError, match="illegal"):
+        for _ in range(WARM):
+            network.is_right(*network.given())
+
+
+def test_a_recording_that_says_something_else_is_not_used(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network = Network("sd1", recorder := Recorder())
+    weight = network.unet.conv_out.weight
+    before = weight.data.clone()
+    recorder.spoil = lambda: weight.data.mul_(1.001)
+    for _ in range(WARM):
+        network.denoise(*network.given())
+    weight.data.copy_(before)
+    for _ in range(WARM + 2):
+        assert network.is_right(*network.given())
+    assert recorder.made == 1
+    assert "something else" in caplog.text
+
+
+@torch.inference_mode()
+def test_of_what_is_no_number_nothing_is_concluded() -> None:
+    network = Network("sd1", recorder := Recorder())
+    for _ in range(WARM):
+        network.denoise(torch.full((4, 4, 8, 8), torch.nan), *network.given()[1:])
+    assert recorder.made == 1
+    assert network.recordings.bytes == 0
+    for _ in range(WARM + 1):
+        assert network.is_right(*network.given(2))
+    assert recorder.made == 2
+
+
+# --- pictures ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["txt2img", "img2img", "inpaint", "outpaint"])
+@pytest.mark.parametrize("model", ["v1/plain", "v1/painter-inpainting", "v2/velocity"])
+def test_a_picture_is_the_same_bit_by_bit_whenever_it_is_drawn(
+    engine: TorchEngine, recorded: TorchEngine, recorder: Recorder, model: str, task: str
+) -> None:
+    fields = {**FIELDS, "model": model, "task": task}
+    if task != "txt2img":
+        fields["strength"] = 1.0
+    expected = draw(engine, **fields)
+    assert all(np.array_equal(draw(recorded, **fields), expected) for _ in range(2))
+    # where it begins with a picture, its first latents lie otherwise in memory than the later ones
+    assert recorder.made == 1 if task == "txt2img" else recorder.made <= 2
+    assert [one.backend for one in recorded.holdings().loaded] == ["cuda-graphs"]
+
+
+def test_pictures_that_share_calls_are_those_that_share_them_unrecorded(
+    models: Path, recorded: TorchEngine
+) -> None:
+    plain = TorchEngine(models, device="cpu", dtype="fp32", backend="torch")
+    requests = {
+        "guided": make_request(**FIELDS, guidance_scale=5),
+        "unguided": make_request(prompt="d", num_inference_steps=12, guidance_scale=1),
+        "another": make_request(prompt="e f", sampler="dpmpp_2m", seed=3, width=96),
+    }
+    for engine in (plain, recorded):
+        engine._batches._max_batch = 8  # what is measured differs from run to run
+    expected, drawn = run(plain, requests), run(recorded, requests)
+    for key in requests:
+        assert np.array_equal(pixels(last(drawn[key])), pixels(last(expected[key])))
+    plain.close()
+
+
+def test_what_leaves_out_or_adds_a_part_of_the_network_is_not_recorded(
+    models: Path, engine: TorchEngine, recorded: TorchEngine, recorder: Recorder
+) -> None:
+    draw(engine)
+    path = models / "lora" / "loud.safetensors"
+    lora_files.write(path, lora_files.kohya(held(engine), 0))
+    for one in (engine, recorded):
+        one.models()  # looks at the disk
+    others: dict[str, dict[str, Any]] = {
+        "lora": {"loras": [{"name": "loud", "weight": 1.0}]},
+        "reuse": {"reuse": 2},
+        "merging": {"token_merging": 0.5},
+    }
+    exact = draw(engine, **FIELDS)
+    for fields in others.values():
+        expected = draw(engine, **FIELDS, **fields)
+        assert np.array_equal(draw(recorded, **FIELDS, **fields), expected)
+        assert not np.array_equal(expected, exact)
+    assert recorder.made == 0
+    for fields in others.values():
+        requests = {"exact": make_request(**FIELDS), "other": make_request(**FIELDS, **fields)}
+        done = run(recorded, requests)
+        assert np.array_equal(pixels(last(done["exact"])), exact)
+        expected = draw(engine, **FIELDS, **fields)
+        assert np.array_equal(pixels(last(done["other"])), expected)
+    assert recorder.made == 1
+    path.unlink()
+
+
+@pytest.mark.parametrize("plan", ["offload", "sequential"])
+def test_where_weights_are_moved_about_nothing_is_recorded(
+    recorded: TorchEngine, recorder: Recorder, engine: TorchEngine, plan: str
+) -> None:
+    expected = draw(engine, **FIELDS)
+    draw(recorded, **FIELDS)
+    recorded._cache._place = Separate(CPU, torch.float32)
+    requests = {
+        "early": make_request(**FIELDS),
+        "moved": make_request(**FIELDS, memory_plan=plan),
+    }
+    drawn = run(recorded, requests)
+    assert all(np.array_equal(pixels(last(events)), expected) for events in drawn.values())
+    assert (recorder.made, recorded.holdings().backend_bytes) == (1, 0)
+    assert np.array_equal(draw(recorded, **FIELDS), expected)
+    assert recorder.made == 2
+
+
+# --- time and memory ---------------------------------------------------------------------
+
+
+def test_the_time_of_a_call_counts_from_when_it_is_played(recorded: TorchEngine) -> None:
+    recorded.admit("k", make_request(**FIELDS, guidance_scale=1))
+    step(recorded, WARM)
+    (kinds,) = recorded._batches._known.values()
+    assert [sizes._calls for sizes in kinds.values()] == [0]
+    step(recorded, 3)
+    assert [sizes._calls for sizes in kinds.values()] == [3]
+    assert [time.rows for time in recorded.call_times()] == [1]
+
+
+def test_recordings_go_before_a_batch_is_halved(recorded: TorchEngine, recorder: Recorder) -> None:
+    draw(recorded, **FIELDS)
+    assert recorded._backends.recorded_bytes == 1
+    left = [True]
+
+    def check(_: Any, given: tuple[torch.Tensor, ...]) -> None:
+        if left and len(given[0]) == 4:
+            left.pop()
+            raise torch.OutOfMemoryError
+
+    held(recorded).unet.register_forward_pre_hook(check)
+    events = run(recorded, {"k": make_request(**FIELDS, num_images=2)})
+    assert not left
+    assert not recorded._fitting._ceilings
+    memory = last(events["k"]).memory
+    assert memory is not None and memory.plan == "full"
+    assert recorder.made == 2
+
+
+def test_recordings_go_when_memory_is_short_for_a_request(
+    recorded: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(recorded, **FIELDS)
+    begin, tried = recorded._fitting.begin, list[int]()
+
+    def short(*given: Any) -> Any:
+        tried.append(recorded._backends.recorded_bytes)
+        if tried[-1]:
+            raise OutOfMemory("There is not enough memory.")
+        return begin(*given)
+
+    monkeypatch.setattr(recorded._fitting, "begin", short)
+    recorded.admit("k", make_request())
+    assert tried == [1, 0]
+
+
+def test_recordings_go_with_their_model(recorded: TorchEngine) -> None:
+    draw(recorded, **FIELDS)
+    assert recorded.holdings().backend_bytes == 1
+    recorded._cache.free(())
+    gc.collect()
+    assert recorded._backends.recorded_bytes == 0
+
+
+def test_memory_that_is_kept_for_recordings_is_not_free(
+    recorded: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Place, "free_bytes", lambda place: 10**9)
+    before = recorded._cache.spare_bytes()
+    draw(recorded, **FIELDS)
+    assert recorded._cache.spare_bytes() == before - recorded._backends.recorded_bytes == 10**9 - 1
+
+
+def test_torch_that_is_asked_for_is_not_recorded(models: Path, recorder: Recorder) -> None:
+    engine = TorchEngine(models, device="cpu", dtype="fp32", backend="torch")
+    draw(engine, **FIELDS)
+    assert recorder.made == 0
+    engine.close()
+
+
+# --- CUDA --------------------------------------------------------------------------------
+
+
+def test_cuda_is_not_asked_for_anything_before_the_first_recording() -> None:
+    CudaGraphs(torch.device("cuda"))
+
+
+def test_after_a_cuda_graph_that_failed_no_other_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def fail() -> None:
+        tried.append(1)
+        raise RuntimeError("capture failed")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", fail)
+    record = CudaGraphs(torch.device("cuda"))
+    for message in ("capture failed", "has failed before"):
+        with pytest.raises(RuntimeError, match=message):
+            record(lambda: torch.ones(1))
+    assert len(tried) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: no CUDA graph is made here")
+def test_a_picture_by_cuda_graphs_is_torchs_bit_by_bit(
+    models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn = []
+    for backend in ("torch", "auto"):
+        engine = TorchEngine(models, device="cuda", dtype="fp16", backend=backend)
+        drawn += [draw(engine, **FIELDS) for _ in range(2)]
+        held_bytes = engine.holdings().backend_bytes
+        engine.close()
+    assert all(np.array_equal(one, drawn[0]) for one in drawn)
+    assert held_bytes > 0, caplog.text

@@ -1,10 +1,12 @@
 """Throughput and latency against the number of clients that ask at once.
 
-    python benchmarks/clients.py [--full] [--size 128] [--steps 20] [--most 8] [--rounds 3]
+    python benchmarks/clients.py [--full] [--size 128] [--steps 20] [--least 1] [--most 8]
+        [--compiled] [--rounds 3]
 
-One to --most clients ask for a picture each, at the same time, over a real server. Against the same
-pictures one after another by diffusers' own pipeline with the same weights in the same process,
-which is what a server without batches does at best. Taking turns; the medians are drawn.
+--least to --most clients ask for a picture each, at the same time, over a real server. Against the
+same pictures one after another by diffusers' own pipeline with the same weights in the same
+process, which is what a server without batches does at best; --compiled: with its UNet compiled by
+torch. Taking turns; the medians are drawn.
 Throughput: pictures a second until the last is there. Latency: what a client waits, the mean.
 """
 
@@ -17,6 +19,7 @@ from functools import partial
 from typing import Any
 
 import plots
+import torch
 from diffusers import StableDiffusionPipeline
 from example import example_engine, held
 from serving import ask, serving, together
@@ -30,14 +33,14 @@ PROMPT = "a red circle on a blue background, number {}"
 SAMPLER, GUIDANCE = "euler", 7.5
 
 
-def pipeline_of(model: LoadedModel) -> Any:
+def pipeline_of(model: LoadedModel, *, compiled: bool = False) -> Any:
     """diffusers' own, over the same networks."""
     (text,) = model.texts
     pipe = StableDiffusionPipeline(
         vae=model.vae,
         text_encoder=text.network,
         tokenizer=text.tokenizer,
-        unet=model.unet,
+        unet=torch.compile(model.unet) if compiled else model.unet,
         scheduler=make_scheduler(SAMPLER, model.scheduler, 0),
         safety_checker=None,
         feature_extractor=None,
@@ -97,12 +100,13 @@ class Both:
 
 
 def measure(args: argparse.Namespace, both: Both) -> tuple[plots.Lines, plots.Lines]:
-    ours, theirs = f"runai, {args.size}²", "diffusers, one after another"
+    theirs = f"{'compiled ' if args.compiled else ''}diffusers, one after another"
+    ours = f"runai, {args.size}²"
     rate: dict[str, list[plots.Point]] = {ours: [], theirs: []}
     wait: dict[str, list[plots.Point]] = {ours: [], theirs: []}
-    for clients in (n for n in (1, 2, 4, 8, 16, 32) if n <= args.most):
+    for clients in (n for n in (1, 2, 4, 8, 16, 32) if args.least <= n <= args.most):
         found = compare(
-            f"{clients} at once, against diffusers one after another ({args.size}²)",
+            f"{clients} at once, against {theirs} ({args.size}², {args.steps} steps)",
             partial(both.served, clients),
             partial(both.one_after_another, clients),
             rounds=args.rounds,
@@ -124,12 +128,16 @@ def main() -> None:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--least", type=int, default=1)
     parser.add_argument("--most", type=int, default=8)
+    parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with example_engine(full=args.full) as engine, serving(engine) as port:
         ask(port, TextToImage(id="first", prompt="x", num_inference_steps=1))
-        for figure in measure(args, Both(args, port, pipeline_of(held(engine)))):
+        for figure in measure(
+            args, Both(args, port, pipeline_of(held(engine), compiled=args.compiled))
+        ):
             plots.show(figure)
 
 

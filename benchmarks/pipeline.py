@@ -1,7 +1,8 @@
 """One picture through the socket, against diffusers' own pipeline with the same networks.
 
     python benchmarks/pipeline.py CHECKPOINT --vocabulary FOLDER [--steps 4] [--size 256]
-        [--backend auto] [--dtype auto] [--theirs pipeline|loop] [--their-dtype fp32] [--rounds 5]
+        [--device auto] [--backend auto] [--dtype auto] [--theirs pipeline|loop]
+        [--their-dtype fp32] [--rounds 5]
 
 CHECKPOINT: a single file of Stable Diffusion 1, in a folder named v1 (`full_size.py` writes one).
 FOLDER: a base path with the CLIP vocabulary. Euler, guidance 7.5, a prompt and none negative.
@@ -48,7 +49,7 @@ def served(args: argparse.Namespace) -> Iterator[Client]:
     port = free_port()
     bases = f"{args.checkpoint.resolve().parent.parent}:{args.vocabulary}"
     words = ["--port", str(port), "--keep-alive", "--model-base-path", bases]
-    words += ["--backend", args.backend, "--dtype", args.dtype]
+    words += ["--backend", args.backend, "--device", args.device, "--dtype", args.dtype]
     with subprocess.Popen([sys.executable, "-m", "runai", "serve", *words]) as process:
         try:
             with _connected(port) as client:
@@ -120,7 +121,9 @@ def theirs(process: subprocess.Popen[str]) -> float:
 
 def be_theirs(args: argparse.Namespace) -> None:
     """Draw a picture for each line that comes, and say how long it took."""
-    model = load(entry_of(args.checkpoint), choose("cpu", args.their_dtype), [args.vocabulary])
+    model = load(
+        entry_of(args.checkpoint), choose(args.device, args.their_dtype), [args.vocabulary]
+    )
     draw = {"pipeline": _pipeline, "loop": _loop}[args.theirs](model, args)
     for _ in sys.stdin:
         began = time.perf_counter()
@@ -181,9 +184,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--size", type=int, default=256, help="pixels a side")
     parser.add_argument("--backend", default="auto")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--theirs", choices=("pipeline", "loop"), default="pipeline")
-    parser.add_argument("--their-dtype", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--their-dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pause", type=float, default=20.0, help="seconds to compile in")
     parser.add_argument("--be-theirs", action="store_true", help=argparse.SUPPRESS)

@@ -36,9 +36,12 @@ class Comparison:
         print(json.dumps(asdict(self)))
 
 
-def compare(name: str, ours: Timed, theirs: Timed, *, rounds: int) -> Comparison:
-    """Run both `rounds` times in turn, after one round that does not count."""
-    ours(), theirs()
+def compare(
+    name: str, ours: Timed, theirs: Timed, *, rounds: int, warm: bool = False
+) -> Comparison:
+    """Run both `rounds` times in turn, after one round that does not count, or all is `warm`."""
+    if not warm:
+        ours(), theirs()
     pairs = []
     for i in range(rounds):
         if i % 2:

@@ -41,7 +41,7 @@ class Drawing:
     """`samples[i]` becomes picture i, drawn from `seed + i`.
 
     `previewed_by`: the model with the tiny autoencoder `preview_vae`, which its previews are
-    decoded by, where there is one.
+    decoded by, where there is one; `fine_s`: the seconds that this has taken.
     """
 
     key: str
@@ -57,6 +57,7 @@ class Drawing:
     vae: Entry | None = None  # the one that is used instead of the model's own
     preview_vae: Entry | None = None
     previewed_by: LoadedModel | None = None
+    fine_s: float = 0.0
     notes: tuple[str, ...] = ()
     pictures: dict[int, Drawn] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)

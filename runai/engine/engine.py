@@ -298,9 +298,11 @@ class TorchEngine:
     def _advanced(self, drawing: Drawing, batch: Sequence[Sample]) -> Iterator[Outcome]:
         """What a drawing that has samples in a call shows after it."""
         yield drawing.key, drawing.progress()
+        crowd = len(self._drawings)
         for index, sample in enumerate(drawing.samples):
             if sample in batch and not sample.done:
-                yield from ((drawing.key, p) for p in self._pictures.preview(drawing, index))
+                shown = self._pictures.preview(drawing, index, crowd=crowd)
+                yield from ((drawing.key, preview) for preview in shown)
 
     def _finish(self, drawing: Drawing, sample: Sample) -> Iterator[Outcome]:
         """The picture of a sample that is done, and the end of its drawing if it is the last."""

@@ -3,11 +3,18 @@
 A finished picture that memory is too short for is made again by a plan that needs less; a
 preview is not worth that. A preview is decoded by a tiny autoencoder where one is there, else
 by a linear map. What latents become is `finish`'s business.
+
+A preview by a tiny autoencoder costs a tenth of a step, more or less, and all wait for it. So there
+are as many of these as a hundredth of the time pays for: until the first one the linear map's are
+shown, which cost next to nothing, and between two of them none.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -22,6 +29,8 @@ from runai.engine.stopwatch import Stopwatch
 from runai.engine.watermark import Watermark
 from runai.errors import DeviceLost, ModelError, OutOfMemory, RunAIError
 from runai.schema.events import Preview
+
+FINE_SHARE = 0.01  # of the time, at most, that goes into previews by tiny autoencoders
 
 
 class Pictures:
@@ -41,6 +50,8 @@ class Pictures:
         self._watermark = watermark
         self._stopwatch = stopwatch
         self._previewer = finish.Previewer()
+        # seconds that the newest preview by a tiny autoencoder took, for each pixel
+        self._fine_s: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
     def prepare(self, drawing: Drawing) -> None:
         """Have what a drawing's previews are decoded by, where it is there and there is room."""
@@ -64,28 +75,43 @@ class Pictures:
             except OutOfMemory as error:
                 self._fitting.step_down(drawing, error)
 
-    def preview(self, drawing: Drawing, index: int) -> Iterator[Preview]:
-        """What a sample looks like at this step, if that is wanted now."""
+    def preview(self, drawing: Drawing, index: int, *, crowd: int) -> Iterator[Preview]:
+        """What a sample looks like at this step, if that is wanted now. `crowd`: how many requests
+        are being drawn.
+        """
         sample = drawing.samples[index]
         if sample.estimate is None or sample.position % PREVIEW_EVERY:
             return
         try:
             with device_errors():
-                png = self._preview(drawing, sample.estimate)
+                png = self._preview(drawing, sample.estimate, crowd)
         except DeviceLost:
             raise
         except RunAIError:  # a picture without previews is better than none
             sample.wants_estimate, sample.estimate = False, None
             return
-        yield Preview(id=drawing.request.id, index=index, step=sample.position, png=png)
+        if png:
+            yield Preview(id=drawing.request.id, index=index, step=sample.position, png=png)
 
-    def _preview(self, drawing: Drawing, estimate: torch.Tensor) -> bytes:
-        """By a tiny autoencoder where there is one and memory is not short, else coarse."""
+    def _preview(self, drawing: Drawing, estimate: torch.Tensor, crowd: int) -> bytes:
+        """By a tiny autoencoder where there is one and memory is not short, else coarse; nothing
+        where a fine one was shown and time is short for the next.
+        """
         model = drawing.previewed_by or drawing.model
         there = model.tiny is not None and model.tiny.device.type == model.device.type
         if drawing.plan.tiled or not there:
             return self._previewer.draw(drawing.model, estimate)
-        return images.write_small_png(finish.decode(model, estimate))
+        pixels = estimate.numel()  # or as many times as many: the factor is the same for all
+        needed_s = drawing.fine_s + self._fine_s.get(model.tiny, 0.0) * pixels
+        if needed_s > FINE_SHARE * (time.monotonic() - drawing.started) / crowd:
+            return b"" if drawing.fine_s else self._previewer.draw(drawing.model, estimate)
+        estimate.sum().item()  # a GPU is done with all else: what is timed is this alone
+        began = time.perf_counter()
+        png = images.write_small_png(finish.decode(model, estimate))
+        took_s = time.perf_counter() - began
+        drawing.fine_s += took_s
+        self._fine_s[model.tiny] = took_s / pixels
+        return png
 
     def _decode(self, drawing: Drawing, index: int) -> None:
         model, plan = drawing.model, drawing.plan

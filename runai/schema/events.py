@@ -91,7 +91,10 @@ class Progress(Model):
 
 
 class Preview(Model):
-    """A PNG of what image number `index` looks like by now: small, or as large as it will be."""
+    """A PNG of what image number `index` looks like by now: small, or as large as it will be.
+
+    Not all of one image need be of the same size.
+    """
 
     type: Literal["preview"] = "preview"
     id: str

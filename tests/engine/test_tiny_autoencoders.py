@@ -24,12 +24,13 @@ from PIL import Image
 from reference import worst
 from safetensors.torch import save_file
 
-from runai.engine import finish, footprint, loading
+from runai.engine import finish, footprint, loading, pictures
 from runai.engine.catalogue import Catalogue
 from runai.engine.devices import Place
 from runai.engine.engine import TorchEngine
 from runai.errors import ModelBroken, ModelError, ModelUnsupported
 from runai.schema.events import JobEvent, Preview
+from runai.schema.late import made
 
 FP32 = Place(torch.device("cpu"), torch.float32)
 Named = dict[str, torch.Tensor]
@@ -356,6 +357,12 @@ def previews(events: list[JobEvent]) -> list[Pixels]:
 LONG = {"num_inference_steps": 9, "preview": True, **WORDS}
 
 
+@pytest.fixture
+def _time_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "FINE_SHARE", 1e9)
+
+
+@pytest.mark.usefixtures("_time_for_all")
 def test_previews_are_whole_pictures_where_one_is_there(drawer: TorchEngine) -> None:
     events = run(drawer, {"k": make_request(**LONG)})["k"]
     assert [preview.shape for preview in previews(events)] == [(64, 64, 3)] * 2
@@ -365,6 +372,48 @@ def test_previews_are_whole_pictures_where_one_is_there(drawer: TorchEngine) -> 
     assert (pixels(last(events)) == draw(drawer, **with_none)).all(), "the picture stays exact"
 
 
+def test_previews_are_coarse_until_there_is_time_and_none_between_two(
+    drawer: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawer._pictures._fine_s.clear()
+    sizes = [p.shape[0] for p in previews(run(drawer, {"k": make_request(**LONG)})["k"])]
+    monkeypatch.setattr(pictures, "FINE_SHARE", 0.0)
+    assert sizes[0] == 64, "what the first one of all takes is not known before"
+    drawer.admit("k", make_request(**{**LONG, "num_inference_steps": 25}))
+    shown = []
+    while drawer.is_busy():
+        shown += [p.shape[0] for p in previews([made(event) for _, event in drawer.step()])]
+        # as if so much time had gone by that one is paid for, and not a second
+        share = 1e9 if len(shown) == 2 else 0.0
+        monkeypatch.setattr(pictures, "FINE_SHARE", share)
+    assert shown == [8, 8, 64]
+
+
+def test_who_shares_the_time_with_others_has_as_many_fewer(
+    drawer: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(drawer, {"k": make_request(**LONG)})
+    [tiny_one] = drawer._pictures._fine_s
+    drawer._pictures._fine_s[tiny_one] = 1.0 / (4 * 8 * 8)  # a second each
+    monkeypatch.setattr(pictures, "FINE_SHARE", 1.0)
+    sizes = {}
+    for crowd in (1, 2):
+        keys = [str(number) for number in range(crowd)]
+        for key in keys:
+            drawer.admit(key, make_request(**LONG))
+            drawer._drawings[key].started -= 1.5
+        while not sizes.get(crowd):
+            sizes[crowd] = [
+                p.shape[0] for p in previews([made(event) for _, event in drawer.step()])
+            ]
+        for key in keys:
+            drawer.drop(key)
+        drawer._pictures._fine_s[tiny_one] = 1.0 / (4 * 8 * 8)
+    assert sizes[1] == [64]
+    assert set(sizes[2]) == {8}
+
+
+@pytest.mark.usefixtures("_time_for_all")
 def test_a_preview_is_what_the_tiny_autoencoder_makes_of_the_estimate(drawer: TorchEngine) -> None:
     drawer.admit("k", make_request(**LONG))
     sample = drawer._drawings["k"].samples[0]
@@ -380,6 +429,7 @@ def test_a_preview_is_what_the_tiny_autoencoder_makes_of_the_estimate(drawer: To
     assert abs(shown[0] - wanted).max() <= 1
 
 
+@pytest.mark.usefixtures("_time_for_all")
 def test_the_last_preview_of_a_quick_picture_is_close_to_it(drawer: TorchEngine) -> None:
     events = run(drawer, {"k": make_request(**LONG, vae="unnamed_decoder")})["k"]
     picture = pixels(last(events))

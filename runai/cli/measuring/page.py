@@ -11,6 +11,8 @@ import json
 import os
 import platform
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,17 @@ def machine() -> str:
     except (OSError, StopIteration, IndexError):  # not Linux, or another kind of processor
         pass
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{model}, {os.cpu_count()} cores{load}"
+    return f"{model}, {os.cpu_count()} cores{load}{_gpu()}"
+
+
+def _gpu() -> str:
+    """The first one, by the name that its driver gives it."""
+    words = [shutil.which("nvidia-smi") or "", "--query-gpu=name", "--format=csv,noheader"]
+    if not words[0]:
+        return ""
+    said = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
+    names = said.stdout.splitlines()
+    return f", {names[0].strip()}" if names and not said.returncode else ""
 
 
 def as_json(found: Results, where: str) -> Json:

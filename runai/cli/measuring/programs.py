@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,17 +27,22 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Program:
-    """`words`: its file and arguments. `memory_bytes`: what has to be free."""
+    """`words`: its file and arguments. `memory_bytes`: what has to be free. `gpu`: whether it is
+    for a GPU of NVIDIA's.
+    """
 
     what: str
     words: tuple[str, ...]
     memory_bytes: int = SMALL
     linux: bool = False
+    gpu: bool = False
 
     def obstacle(self) -> str:
         """Why it cannot run here; empty where it can."""
         if self.linux and sys.platform != "linux":
             return "needs Linux"
+        if self.gpu and shutil.which("nvidia-smi") is None:
+            return "needs a GPU of NVIDIA's"
         free = psutil.virtual_memory().available
         if free < self.memory_bytes:
             return f"needs {bytes_text(self.memory_bytes)} of memory, {bytes_text(free)} are free"
@@ -45,6 +51,10 @@ class Program:
 
 def _full(*words: str) -> tuple[str, ...]:
     return (*words[:1], "--full", "--size", "256", *words[1:])
+
+
+def _on_gpu(*words: str) -> tuple[str, ...]:
+    return (*words[:1], "--full", "--size", "512", *words[1:])
 
 
 PROGRAMS: dict[str, Program] = {
@@ -93,6 +103,33 @@ PROGRAMS: dict[str, Program] = {
     "cancel-full": Program(
         "the same as cancel, of that size", _full("cancel.py", "--rounds", "5"), FULL
     ),
+    "utilisation": Program(
+        "a UNet call of full size, against what the device can multiply",
+        ("utilisation.py", "--rounds", "3"),
+        FULL,
+    ),
+    "layouts-gpu": Program(
+        "a UNet call laid out otherwise, on a GPU", ("layouts.py", "--size", "512"), gpu=True
+    ),
+    "clients-gpu": Program(
+        "the same as clients-full, on a GPU",
+        _on_gpu("clients.py", "--steps", "20", "--rounds", "3"),
+        gpu=True,
+    ),
+    "one-gpu": Program(
+        "one client, against diffusers' pipeline, on a GPU",
+        _on_gpu("clients.py", "--steps", "50", "--most", "1", "--rounds", "5"),
+        gpu=True,
+    ),
+    "compiled-gpu": Program(
+        "one client, against diffusers' pipeline with a compiled UNet, on a GPU",
+        _on_gpu("clients.py", "--compiled", "--steps", "50", "--most", "1", "--rounds", "5"),
+        gpu=True,
+    ),
+    "mixed-gpu": Program(
+        "the same as mixed-full, on a GPU", _on_gpu("mixed_load.py", "--rounds", "5"), gpu=True
+    ),
+    "cancel-gpu": Program("the same as cancel-full, on a GPU", _on_gpu("cancel.py"), gpu=True),
 }
 
 

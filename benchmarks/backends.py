@@ -23,7 +23,7 @@ import torch
 from side_by_side import compare
 
 from runai.engine.archs import ARCHS
-from runai.engine.backends import graph, openvino_backend
+from runai.engine.backends import Asked, graph, openvino_backend
 from runai.engine.backends.quietly import ov
 from runai.engine.devices import DTYPES
 from runai.engine.loading import networks
@@ -74,7 +74,8 @@ def of_unet(side: int, dtype: torch.dtype, traced: bool) -> tuple[Call, Call, Ca
     ours = openvino_backend.OpenVinoDenoiser(unet, made(lambda: graph.of_unet(unet), dtype))
     given = (latents.to(dtype), times, text)
     bare = by_tracing(_Unet(unet), given, dtype) if traced else None
-    return lambda: ours(latents, times, text, {}), lambda: _Unet(unet)(*given), bare
+    asked = Asked(latents, times, text, {})
+    return lambda: ours(asked), lambda: _Unet(unet)(*given), bare
 
 
 def of_decoder(side: int, dtype: torch.dtype, traced: bool) -> tuple[Call, Call, Call | None]:
@@ -108,9 +109,8 @@ def by_tracing(module: Any, given: tuple[torch.Tensor, ...], dtype: torch.dtype)
         model = ov.convert_model(module, example_input=given)
     model.reshape({i: list(tensor.shape) for i, tensor in enumerate(given)})
     converted = time.perf_counter() - began
-    request = openvino_backend.compiled(
-        model, dtype, torch.get_num_threads()
-    ).create_infer_request()
+    (compiled,) = openvino_backend.compiled([model], dtype, torch.get_num_threads())
+    request = compiled.create_infer_request()
     print(f"by tracing: converted in {converted:.1f} s")
     arrays = [tensor.float().numpy() for tensor in given]
     return lambda: torch.from_numpy(request.infer(arrays, share_inputs=True)[0])

@@ -93,7 +93,7 @@ def warm(client: Client, args: argparse.Namespace) -> str:
     for _ in range(WARMING):
         print(f"warming up: {ours(client, args):.2f} s", flush=True)
         backends = [one.backend for one in client.status().holdings.loaded]
-        if "openvino" in backends or args.backend == "torch":
+        if backends[0] != "torch" or args.backend == "torch":
             break
         time.sleep(args.pause)
     return backends[0]
@@ -159,11 +159,11 @@ def _loop(model: LoadedModel, args: argparse.Namespace) -> Any:
     @torch.inference_mode()
     def draw() -> Any:
         ids = tokenizer(["", PROMPT], padding="max_length", return_tensors="pt").input_ids
-        text = network(ids).last_hidden_state
+        text = network(ids.to(model.device)).last_hidden_state
         scheduler = EulerDiscreteScheduler.from_config(model.scheduler)
-        scheduler.set_timesteps(args.steps)
+        scheduler.set_timesteps(args.steps, device=model.device)
         side = args.size // model.scale
-        latents = torch.randn(1, 4, side, side) * scheduler.init_noise_sigma
+        latents = torch.randn(1, 4, side, side).to(model.device) * scheduler.init_noise_sigma
         for timestep in scheduler.timesteps:
             given = scheduler.scale_model_input(latents, timestep).to(model.dtype)
             times = timestep.expand(2)

@@ -1,13 +1,14 @@
 """What computing less gains, and what it costs the picture.
 
     python benchmarks/shortcuts.py [--pictures 64] [--steps 25] [--rounds 5] [--full] [--only tiny]
+        [--backend torch]
 
 For each shortcut, against the exact picture: the time of one picture, taking turns; then for many
 prompts, drawn with both from the same seeds: how many show what was asked for (by
 `runai.testing.shapes`, which looks at pixels), and how far the pictures are apart: the mean
 difference of a pixel's value of 255, and the peak signal-to-noise ratio in dB. The example model,
 guidance 5. With --full the time of a UNet of Stable Diffusion 1.5's size instead, at 256 × 256,
-whose pictures mean nothing. All is drawn by torch: OpenVINO can leave out nothing.
+whose pictures mean nothing. By torch, or what --backend says.
 
 The tiny autoencoder is distilled first (`tiny_decoder.py`), since none is published for the example
 model; decoding by it is timed alone as well. With --full that is TAESD's size against the VAE's of
@@ -157,6 +158,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--backend", choices=("torch", "openvino"), default="torch")
     parser.add_argument("--only", default="", help="what is in the names of those to measure")
     args = parser.parse_args()
     same: dict[str, Any] = {"num_inference_steps": args.steps}
@@ -172,7 +174,7 @@ def main() -> None:
             entry = Catalogue(beside).find(tiny_decoder.NAME, kind="vae")
             compare_decoding(model, loading.load_vae(entry, model.place), 128, 4 * args.rounds)
             shortcuts |= TINY
-        engine = stack.enter_context(example_engine(*beside, full=args.full, backend="torch"))
+        engine = stack.enter_context(example_engine(*beside, full=args.full, backend=args.backend))
         exact = [] if args.full else many(engine, args.pictures, same)
         if args.full:
             seconds(engine, {**same, "num_inference_steps": 1})  # loads the model

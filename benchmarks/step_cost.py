@@ -77,8 +77,9 @@ def by_hand(model: LoadedModel, request: TextToImage, text: Conditioning) -> flo
         sizes = torch.tensor([[side, side, 0, 0, side, side]] * 2, device=model.device)
         added = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
     scheduler = EulerDiscreteScheduler.from_config(model.scheduler)
-    scheduler.set_timesteps(request.num_inference_steps)
-    latents = torch.randn(1, 4, side // 8, side // 8) * scheduler.init_noise_sigma
+    scheduler.set_timesteps(request.num_inference_steps, device=model.device)
+    noise = torch.randn(1, 4, side // 8, side // 8, device=model.device)
+    latents = noise * scheduler.init_noise_sigma
     began = time.perf_counter()
     for t in scheduler.timesteps:
         given = scheduler.scale_model_input(latents, t)

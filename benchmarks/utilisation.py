@@ -22,8 +22,8 @@ from side_by_side import compare
 from torch.utils.flop_counter import FlopCounterMode
 
 from runai.engine.archs import ARCHS
-from runai.engine.backends import Denoiser, torch_networks
-from runai.engine.backends.recording import WARM
+from runai.engine.backends import Asked, Denoiser, torch_networks
+from runai.engine.backends.recording import WARM, RecordedDenoiser
 from runai.engine.loading import networks
 from runai.engine.model import LoadedModel
 from runai.schema.requests import TextToImage
@@ -32,10 +32,13 @@ SIDE = {"cuda": 8192}  # of the matrices; large enough to keep the device busy
 TOKENS = 77
 
 
-def operations(rows: int, side: int) -> int:
-    """Of one call: floating-point operations, a multiplication and an addition being two."""
-    unet = networks.empty_unet(ARCHS["sd1"].unet).to("meta")
-    given = (torch.empty(rows, 4, side, side), torch.empty(rows), torch.empty(rows, TOKENS, 768))
+def operations(width: int, rows: int, side: int) -> int:
+    """Of one call: floating-point operations, a multiplication and an addition being two.
+
+    `width`: of the text.
+    """
+    unet = networks.empty_unet({**ARCHS["sd1"].unet, "cross_attention_dim": width}).to("meta")
+    given = (torch.empty(rows, 4, side, side), torch.empty(rows), torch.empty(rows, TOKENS, width))
     with FlopCounterMode(display=False) as counter:
         unet(*(tensor.to("meta") for tensor in given))
     return int(counter.get_total_flops())
@@ -55,7 +58,7 @@ def called(denoiser: Denoiser, model: LoadedModel, rows: int, side: int) -> Call
     times = torch.full((rows,), 500.0, device=model.device)
     width = model.unet.config.cross_attention_dim
     text = torch.randn(rows, TOKENS, width).to(model.device, model.dtype)
-    call = functools.partial(denoiser, latents, times, text, {})
+    call = functools.partial(denoiser, Asked(latents, times, text, {}))
     for _ in range(WARM):
         call()
     return call
@@ -81,7 +84,7 @@ def measure(model: LoadedModel, ours: Denoiser, args: argparse.Namespace) -> Non
     on_gpu = model.device.type == "cuda"
     rows = args.rows or (16 if on_gpu else 2)
     side = (args.size or (512 if on_gpu else 256)) // 8
-    count = operations(rows, side)
+    count = operations(model.unet.config.cross_attention_dim, rows, side)
     call = called(ours, model, rows, side)
     found = compare(
         f"a UNet call of {rows} rows, {side * 8}², {model.dtype}, against products of matrices",
@@ -91,7 +94,7 @@ def measure(model: LoadedModel, ours: Denoiser, args: argparse.Namespace) -> Non
     )
     found.show()
     print(f"{count / 1e12:.2f} Tflop a call, {count / found.ours_s / 1e12:.2f} Tflop/s in it")
-    if not on_gpu:
+    if not isinstance(ours, RecordedDenoiser):
         return
     for few in (2, rows):
         compare(
@@ -102,6 +105,8 @@ def measure(model: LoadedModel, ours: Denoiser, args: argparse.Namespace) -> Non
             ),
             rounds=args.rounds,
         ).show()
+    if not ours.recordings.recorded:
+        raise SystemExit("Nothing was recorded: both are calls as they come.")
 
 
 def main() -> None:
@@ -110,13 +115,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="pixels a side")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    with example_engine(full=True) as engine:
+    backend = "auto" if torch.cuda.is_available() else "torch"  # else OpenVINO is made beside it
+    with example_engine(full=True, backend=backend) as engine:
         first = TextToImage(id="b", prompt="x", num_inference_steps=1)
         engine.admit("b", first)
         while engine.is_busy():
             engine.step()
         model, plan = held(engine), engine._fitting.newest
-        measure(model, engine._backends.networks(model, plan, ()).denoiser, args)
+        measure(model, engine._backends.networks(model, plan, (), 1).denoiser, args)
 
 
 if __name__ == "__main__":

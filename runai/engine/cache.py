@@ -43,7 +43,8 @@ LOADING_FACTOR = 1.2  # weights are held twice in part while they are converted
 class ModelCache:
     """See the module. `load` reads a model onto a place, `load_vae` a VAE.
 
-    `beside`: the bytes that others hold on the device.
+    `beside`: the bytes that others hold on the device. `spare`: of these, those that are of less
+    use than anything that is asked for; `let_go_of_spare`: says whether there were any.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class ModelCache:
         *,
         max_bytes: int = 0,
         beside: Callable[[], int] = lambda: 0,
+        spare: Callable[[], int] = lambda: 0,
+        let_go_of_spare: Callable[[], bool] = lambda: False,
         free_bytes: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -62,6 +65,8 @@ class ModelCache:
         self._place = place
         self._max_bytes = max_bytes
         self._beside = beside
+        self._spare = spare
+        self.let_go_of_spare = let_go_of_spare
         self._gauge = Gauge(free_bytes or place.free_bytes, clock)
         self._free_bytes = self._gauge.exact
         self._clock = clock
@@ -218,12 +223,12 @@ class ModelCache:
                 held.count(self._place.device)
 
     def _room(self, own: Collection[Entry], in_use: Collection[Entry]) -> Room:
-        """All that could be had for a model: what is free, its own, and held but not in use."""
+        """All that could be had for a model: what is free, its own, and held but not needed."""
         self._count()
         kept = self._bytes_of(entry for entry in in_use if entry not in own)
-        free = self._free_bytes() + self._bytes_of(self._held) - kept
+        free = self._free_bytes() + self._bytes_of(self._held) - kept + self._spare()
         if self._max_bytes:
-            free = min(free, self._max_bytes - kept - self._beside())
+            free = min(free, self._max_bytes - kept - self._beside() + self._spare())
         return Room(max(free, 0), separate=self._place.has_own_memory)
 
     def _make_room(self, plan: Plan, own: Collection[Entry], in_use: Collection[Entry]) -> None:
@@ -242,6 +247,8 @@ class ModelCache:
         self._evict_while(lambda: self.spare_bytes() < spare, in_use)
 
     def _evict_while(self, short: Callable[[], bool], in_use: Collection[Entry]) -> None:
+        if short():
+            self.let_go_of_spare()
         for entry in [entry for entry in self._held if entry not in in_use]:
             if not short():
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,7 +42,8 @@ class Drawing:
     """`samples[i]` becomes picture i, drawn from `seed + i`.
 
     `previewed_by`: the model with the tiny autoencoder `preview_vae`, which its previews are
-    decoded by, where there is one; `fine_s`: the seconds that this has taken.
+    decoded by, where there is one; `fine`: how many each picture had; `fine_s`: the seconds that
+    these have taken.
     """
 
     key: str
@@ -57,6 +59,7 @@ class Drawing:
     vae: Entry | None = None  # the one that is used instead of the model's own
     preview_vae: Entry | None = None
     previewed_by: LoadedModel | None = None
+    fine: Counter[int] = field(default_factory=Counter)
     fine_s: float = 0.0
     notes: tuple[str, ...] = ()
     pictures: dict[int, Drawn] = field(default_factory=dict)

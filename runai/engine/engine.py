@@ -87,6 +87,8 @@ class TorchEngine:
             max_bytes=max_memory,
             beside=lambda: sum(self._held_beside().values()),
             free_bytes=lambda: place.free_bytes() - self._backends.recorded_bytes,
+            spare=lambda: self._backends.recorded_bytes,
+            let_go_of_spare=lambda: self._backends.forget_recordings(),
         )
         self._backends = Backends(backend, place, self._cache.spare_bytes)
         self._idle_unload_s = idle_unload_s
@@ -180,8 +182,9 @@ class TorchEngine:
         self._pictures.prepare(drawing)
         first = drawing.samples[0]
         networks = first.networks
-        if first.is_exact:  # or it is torch's: nobody else can leave out a part of a network
-            networks = self._backends.networks(drawing.model, drawing.plan, first.loras)
+        if not first.token_merging:  # or it is torch's: nobody else can merge
+            given = drawing.model, drawing.plan, first.loras, first.reuse
+            networks = self._backends.networks(*given)
         turn = self._newest_turn(owner)
         for sample in drawing.samples:
             sample.owner, sample.last_turn, sample.networks = owner, turn, networks
@@ -255,7 +258,7 @@ class TorchEngine:
     # --- within ----------------------------------------------------------------------
 
     def _begin(self, request: GenerationRequest, entry: Entry, start: Start) -> Drawing:
-        """Once more without what backends hold, where memory is short by it."""
+        """Once more without OpenVINO's copies of networks, where memory is short by them."""
         vae = self._admission.vae_of(request, entry)
         try:
             return self._fitting.begin(request, entry, vae, start)
@@ -284,7 +287,7 @@ class TorchEngine:
 
     def _shrink(self, batch: Sequence[Sample], first: Drawing, error: OutOfMemory) -> list[Outcome]:
         """After a call that was too large for memory: the same samples again, with less."""
-        if self._backends.forget_recordings():
+        if self._fitting.relieve():
             return []
         if len(batch) > 1:  # none of them may be at fault
             self._fitting.halve(batch)

@@ -84,7 +84,10 @@ class Fitting:
             with device_errors():
                 return self._begin_by(plan, entry, vae, start)
         except OutOfMemory:
-            later = self.newest = plans.lower(plan)
+            again = self.relieve()
+        if again:
+            return self._begin(plan, entry, vae, start)
+        later = self.newest = plans.lower(plan)
         self._cache.free(self.in_use())
         try:
             with device_errors():
@@ -139,8 +142,14 @@ class Fitting:
         ceilings = self._ceilings.setdefault(batch[0].model.unet, {})
         ceilings[batch[0].kind] = len(batch) // 2
 
+    def relieve(self) -> bool:
+        """Let go of what is worth less than to draw as planned; whether there was any."""
+        return self._cache.let_go_of_spare()
+
     def step_down(self, drawing: Drawing, error: OutOfMemory) -> None:
         """Free what can be, and go on by the next plan; the second time OutOfMemory."""
+        if self.relieve():
+            return
         if drawing.stepped_down:
             raise plans.failed(drawing.plan) from error
         self._cache.free(self.in_use())

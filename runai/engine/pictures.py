@@ -24,6 +24,7 @@ from runai.engine.drawing import PREVIEW_EVERY, Drawing, Drawn
 from runai.engine.faults import device_errors
 from runai.engine.fitting import Fitting
 from runai.engine.images import Picture
+from runai.engine.model import LoadedModel
 from runai.engine.safety import SafetyFilter
 from runai.engine.stopwatch import Stopwatch
 from runai.engine.watermark import Watermark
@@ -31,6 +32,9 @@ from runai.errors import DeviceLost, ModelError, OutOfMemory, RunAIError
 from runai.schema.events import Preview
 
 FINE_SHARE = 0.01  # of the time, at most, that goes into previews by tiny autoencoders
+FORGOTTEN = (
+    0.9  # what is left of their known price where it was too high: it may have been a hiccup's
+)
 
 
 class Pictures:
@@ -50,7 +54,8 @@ class Pictures:
         self._watermark = watermark
         self._stopwatch = stopwatch
         self._previewer = finish.Previewer()
-        # seconds that the newest preview by a tiny autoencoder took, for each pixel
+        # seconds that the newest preview by a tiny autoencoder took, for each of the latents'
+        # numbers; 0 after the first, which takes longer than all others
         self._fine_s: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
     def prepare(self, drawing: Drawing) -> None:
@@ -84,7 +89,7 @@ class Pictures:
             return
         try:
             with device_errors():
-                png = self._preview(drawing, sample.estimate, crowd)
+                png = self._preview(drawing, index, sample.estimate, crowd)
         except DeviceLost:
             raise
         except RunAIError:  # a picture without previews is better than none
@@ -93,24 +98,43 @@ class Pictures:
         if png:
             yield Preview(id=drawing.request.id, index=index, step=sample.position, png=png)
 
-    def _preview(self, drawing: Drawing, estimate: torch.Tensor, crowd: int) -> bytes:
+    def _preview(self, drawing: Drawing, index: int, estimate: torch.Tensor, crowd: int) -> bytes:
         """By a tiny autoencoder where there is one and memory is not short, else coarse; nothing
         where a fine one was shown and time is short for the next.
         """
         model = drawing.previewed_by or drawing.model
         there = model.tiny is not None and model.tiny.device.type == model.device.type
-        if drawing.plan.tiled or not there:
-            return self._previewer.draw(drawing.model, estimate)
-        pixels = estimate.numel()  # or as many times as many: the factor is the same for all
-        needed_s = drawing.fine_s + self._fine_s.get(model.tiny, 0.0) * pixels
-        if needed_s > FINE_SHARE * (time.monotonic() - drawing.started) / crowd:
-            return b"" if drawing.fine_s else self._previewer.draw(drawing.model, estimate)
+        if there and not drawing.plan.tiled:
+            if self._is_paid_for(drawing, index, model.tiny, estimate, crowd):
+                return self._fine(drawing, index, model, estimate)
+            if drawing.fine[index]:
+                return b""
+        return self._previewer.draw(drawing.model, estimate)
+
+    def _is_paid_for(
+        self, drawing: Drawing, index: int, tiny: Any, estimate: torch.Tensor, crowd: int
+    ) -> bool:
+        """Whether there is time for a fine one; of several pictures for those that had fewest."""
+        if drawing.fine[index] > min(drawing.fine[i] for i in range(len(drawing.samples))):
+            return False
+        price_s = self._fine_s.get(tiny, 0.0) * estimate.numel()
+        given_s = FINE_SHARE * (time.monotonic() - drawing.started) / crowd
+        if drawing.fine_s + price_s <= given_s or tiny not in self._fine_s:
+            return True
+        self._fine_s[tiny] *= FORGOTTEN
+        return False
+
+    def _fine(
+        self, drawing: Drawing, index: int, model: LoadedModel, estimate: torch.Tensor
+    ) -> bytes:
         estimate.sum().item()  # a GPU is done with all else: what is timed is this alone
         began = time.perf_counter()
         png = images.write_small_png(finish.decode(model, estimate))
         took_s = time.perf_counter() - began
+        drawing.fine[index] += 1
         drawing.fine_s += took_s
-        self._fine_s[model.tiny] = took_s / pixels
+        known = model.tiny in self._fine_s
+        self._fine_s[model.tiny] = took_s / estimate.numel() if known else 0.0
         return png
 
     def _decode(self, drawing: Drawing, index: int) -> None:

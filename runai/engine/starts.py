@@ -136,13 +136,9 @@ class Sample:
     @property
     def computed_by(self) -> str:
         """The backend of this step's call, and what is left out of it."""
+        shallow = ", shallow" if self.is_shallow else ""
         merged = f", {self.token_merging:g} merged" if self.token_merging else ""
-        return ("shallow" if self.is_shallow else self.networks.denoiser.backend) + merged
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether nothing is left out of any of its calls: only torch can leave out."""
-        return self.reuse == 1 and not self.token_merging
+        return f"{self.networks.denoiser.backend}{shallow}{merged}"
 
     @property
     def kind(self) -> Kind:

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from runai.engine import reuse
+from runai.engine.backends import Asked
 from runai.engine.loras import LoraSet
 from runai.engine.merging import merging
 from runai.engine.prompts import Text
@@ -77,13 +77,13 @@ def _predict(batch: Sequence[Sample], inputs: Sequence[torch.Tensor]) -> list[to
         row for sample, given in zip(batch, inputs, strict=True) for row in _rows(sample, given)
     ]
     with merging(model.unet, batch[0].token_merging):
-        said = _call(
-            batch,
+        asked = Asked(
             torch.cat([row.latents for row in rows]),
             torch.stack([row.timestep.float() for row in rows]),
             torch.cat([row.text.embedding for row in rows]),
             _told(rows, model.dtype),
         )
+        said = _call(batch, asked)
     parts = said.split([sample.rows for sample in batch])
     return [
         sample.guidance.combine(part.split(1), sample.scales)
@@ -91,24 +91,15 @@ def _predict(batch: Sequence[Sample], inputs: Sequence[torch.Tensor]) -> list[to
     ]
 
 
-def _call(
-    batch: Sequence[Sample],
-    latents: torch.Tensor,
-    timesteps: torch.Tensor,
-    text: torch.Tensor,
-    told: dict[str, Any],
-) -> torch.Tensor:
+def _call(batch: Sequence[Sample], asked: Asked) -> torch.Tensor:
     """The UNet's call itself, a whole or a shallow one; of a whole one is kept what is reused."""
-    unet, denoiser = batch[0].model.unet, batch[0].networks.denoiser
+    denoiser = batch[0].networks.denoiser
     if batch[0].is_shallow:
-        kept = torch.cat([s.kept for s in batch if s.kept is not None])
-        with reuse.reused(unet, kept):
-            return denoiser(latents, timesteps, text, told)
+        return denoiser.shallow(asked, torch.cat([s.kept for s in batch if s.kept is not None]))
     if all(sample.reuse == 1 for sample in batch):
-        return denoiser(latents, timesteps, text, told)
-    with reuse.captured(unet) as deep:
-        said = denoiser(latents, timesteps, text, told)
-    parts = deep[0].split([sample.rows for sample in batch])
+        return denoiser(asked)
+    said, deep = denoiser.whole(asked)
+    parts = deep.split([sample.rows for sample in batch])
     for sample, part in zip(batch, parts, strict=True):
         # a copy: a view would hold what all samples of the call have said
         sample.kept = part.clone() if sample.reuse > 1 else None

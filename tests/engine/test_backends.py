@@ -18,8 +18,8 @@ import torch
 from drawn import draw, held, last, make_request, pixels, run
 from reference import worst
 
-from runai.engine import threads
-from runai.engine.backends import choice, trial
+from runai.engine import reuse, threads
+from runai.engine.backends import Asked, choice, trial
 from runai.engine.backends.choice import Backends, is_installed
 from runai.engine.backends.trial import Trial, Verdict
 from runai.engine.devices import Place
@@ -70,13 +70,26 @@ def test_a_unet_of_every_kind_says_what_it_says_in_torch(arch: str, size: tuple[
     torch.manual_seed(0)
     config = tiny.unet_config(**tiny.MODELS[arch].unet)
     unet = tiny.make_unet(config).eval()
-    compiled = openvino_backend.compiled(graph.of_unet(unet), torch.float32, 1)
-    denoise = openvino_backend.OpenVinoDenoiser(unet, compiled)
+    parts = openvino_backend.compiled(graph.of_unet(unet), torch.float32, 1)
+    denoise = openvino_backend.OpenVinoDenoiser(unet, parts)
     latents = torch.randn(ROWS, config["in_channels"], *size)
     text = torch.randn(ROWS, 77, config["cross_attention_dim"])
     times, told = torch.tensor([1.0, 300.0, 700.0, 999.0]), tiny._told(unet.config)
     expected = unet(latents, times, text, **told).sample
-    assert torch.allclose(denoise(latents, times, text, told), expected, rtol=0, atol=NEAR)
+    asked = Asked(latents, times, text, told)
+    assert torch.allclose(denoise(asked), expected, rtol=0, atol=NEAR)
+    if not reuse.is_possible(unet):
+        return
+    with reuse.captured(unet) as captured:
+        unet(latents, times, text, **told)
+    said, deep = denoise.whole(asked)
+    assert torch.equal(said, denoise(asked))
+    assert torch.allclose(deep, captured[0], rtol=0, atol=NEAR * deep.abs().max())
+    other = Asked(latents + 1, times / 2, text - 1, told)
+    with reuse.reused(unet, captured[0]):
+        expected = unet(latents + 1, times / 2, text - 1, **told).sample
+    assert torch.allclose(denoise.shallow(other, deep), expected, rtol=0, atol=2 * NEAR)
+    assert not torch.allclose(denoise.shallow(other, deep + 1), expected, rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("config", [tiny.VAE, tiny.VAE_X4])
@@ -86,9 +99,9 @@ def test_a_decoder_says_what_it_says_in_torch(config: dict[str, Any]) -> None:
 
     torch.manual_seed(0)
     vae = tiny.make_vae(config).eval()
-    compiled = openvino_backend.compiled(graph.of_decoder(vae), torch.float32, 1)
+    parts = openvino_backend.compiled(graph.of_decoder(vae), torch.float32, 1)
     latents = torch.randn(1, 4, 8, 9) / config["scaling_factor"]
-    said = openvino_backend.OpenVinoDecoder(compiled)(latents)
+    said = openvino_backend.OpenVinoDecoder(parts)(latents)
     assert torch.allclose(said, vae.decode(latents).sample, rtol=0, atol=NEAR)
 
 
@@ -101,12 +114,12 @@ def test_a_decoder_says_what_it_says_in_torch(config: dict[str, Any]) -> None:
     ],
 )
 def test_a_network_that_does_something_else_is_not_written_down(where: str, layer: Any) -> None:
-    from runai.engine.backends import graph
+    from runai.engine.backends import graph, layers
 
     unet = tiny.make_unet(tiny.unet_config())
     graph.of_unet(unet)
     setattr(unet, where, layer)
-    with pytest.raises(graph.Unknown):
+    with pytest.raises(layers.Unknown):
         graph.of_unet(unet)
 
 
@@ -122,6 +135,28 @@ def test_a_picture_is_the_one_torch_draws(
     ours = draw(by_openvino, **fields)
     assert backend_of(by_openvino) == "openvino"
     assert worst(ours, draw(engine, **fields)) <= 1
+
+
+def test_what_is_reused_is_what_torch_reuses(engine: TorchEngine, by_openvino: TorchEngine) -> None:
+    for fields in ({"reuse": 3}, {"reuse": 2, "guidance_end": 0.5}, {"reuse": 2, "num_images": 2}):
+        fields = {"prompt": "a b c", "num_inference_steps": 6, **fields}
+        assert worst(draw(by_openvino, **fields), draw(engine, **fields)) <= 1
+    assert backend_of(by_openvino) == "openvino"
+
+
+def test_who_reuses_shares_whole_calls_with_who_does_not(
+    engine: TorchEngine, by_openvino: TorchEngine
+) -> None:
+    fields = {"prompt": "a b c", "num_inference_steps": 6}
+    both = {"exact": make_request(**fields), "reused": make_request(**fields, reuse=2)}
+    drawn = run(by_openvino, both)
+    for key, request in both.items():
+        assert worst(pixels(last(drawn[key])), pixels(last(run(engine, {key: request})[key]))) <= 1
+
+
+def test_merging_is_left_to_torch(engine: TorchEngine, by_openvino: TorchEngine) -> None:
+    fields = {"prompt": "a b c", "token_merging": 0.5}
+    assert np.array_equal(draw(by_openvino, **fields), draw(engine, **fields))
 
 
 def test_the_same_request_gives_the_same_bits_each_time(

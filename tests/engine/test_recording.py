@@ -7,7 +7,9 @@ call, done again in the same places in memory, with all that Python decided left
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,13 @@ from drawn import Separate, draw, held, last, make_request, pixels, run, step
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from runai.engine.backends import choice
+from runai.engine.backends import Asked, choice, recording
 from runai.engine.backends.cuda_graphs import CudaGraphs
 from runai.engine.backends.recording import MOST, WARM, RecordedDenoiser, Recordings
 from runai.engine.devices import Place
 from runai.engine.engine import TorchEngine
-from runai.errors import OutOfMemory
 from runai.schema.events import Backend
+from runai.schema.late import made
 
 CPU = torch.device("cpu")
 FIELDS: dict[str, Any] = {"prompt": "a b c", "num_inference_steps": WARM + 4}
@@ -61,10 +63,11 @@ def _tensors(said: Any) -> list[torch.Tensor]:
 
 
 class Recorder:
-    """Tapes, counted; each with a byte. `spoil`: what is done after a recording is made."""
+    """Tapes, counted; each takes `size` bytes. `spoil`: what is done after one is made."""
 
     def __init__(self, device: torch.device = CPU) -> None:
-        self.made = 0
+        self.made = self.bytes = 0
+        self.size = 1
         self.spoil: Callable[[], None] = lambda: None
 
     def __call__(self, call: Callable[[], torch.Tensor]) -> Any:
@@ -73,7 +76,12 @@ class Recorder:
         with tape:
             said = call()
         self.spoil()
-        return tape.play, said, 1
+        self.bytes += self.size
+        weakref.finalize(tape, self._let_go, self.size)
+        return tape.play, said
+
+    def _let_go(self, size: int) -> None:
+        self.bytes -= size
 
 
 @pytest.fixture
@@ -108,23 +116,31 @@ class Network:
     backend: Backend = "torch"
     is_settled = True
 
-    def __call__(self, latents: Any, timesteps: Any, text: Any, told: Any) -> torch.Tensor:
-        self.rows.append(len(latents))
-        said: torch.Tensor = self.unet(latents, timesteps, text, **told).sample
+    def __call__(self, asked: Asked) -> torch.Tensor:
+        self.rows.append(len(asked.latents))
+        return self._said(asked)
+
+    def whole(self, asked: Asked) -> tuple[torch.Tensor, torch.Tensor]:
+        raise NotImplementedError
+
+    def shallow(self, asked: Asked, deep: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def _said(self, asked: Asked) -> torch.Tensor:
+        given = asked.latents, asked.timesteps, asked.text
+        said: torch.Tensor = self.unet(*given, **asked.told).sample
         return said
 
-    def given(self, rows: int = 4, side: int = 8) -> tuple[Any, ...]:
+    def given(self, rows: int = 4, side: int = 8) -> Asked:
         """Anything: each time something else."""
         told = tree_map(lambda t: _another(t[:rows]), tiny._told(self.unet.config))
         latents = torch.randn(rows, self.config["in_channels"], side, side)
         text = torch.randn(rows, 77, self.config["cross_attention_dim"])
-        return latents, torch.rand(rows) * 999, text, told
+        return Asked(latents, torch.rand(rows) * 999, text, told)
 
     @torch.inference_mode()
-    def is_right(self, *given: Any) -> bool:
-        said = self.denoise(*given)
-        latents, timesteps, text, told = given
-        return torch.equal(said, self.unet(latents, timesteps, text, **told).sample)
+    def is_right(self, asked: Asked) -> bool:
+        return torch.equal(self.denoise(asked), self._said(asked))
 
 
 def _another(tensor: torch.Tensor) -> torch.Tensor:
@@ -138,7 +154,7 @@ def _another(tensor: torch.Tensor) -> torch.Tensor:
 def test_a_unet_of_every_kind_says_the_same_when_it_is_played(arch: str) -> None:
     network = Network(arch, recorder := Recorder())
     for _ in range(WARM + 3):
-        assert network.is_right(*network.given())
+        assert network.is_right(network.given())
     assert recorder.made == 1
     assert len(network.rows) == WARM + 1, "those that are made as ever, and the one recorded"
 
@@ -146,9 +162,9 @@ def test_a_unet_of_every_kind_says_the_same_when_it_is_played(arch: str) -> None
 @torch.inference_mode()
 def test_an_answer_stays_what_it_is_when_the_recording_is_played_again() -> None:
     network = Network("sd1", Recorder())
-    said = [network.denoise(*network.given()) for _ in range(WARM + 3)]
+    said = [network.denoise(network.given()) for _ in range(WARM + 3)]
     before = [one.clone() for one in said]
-    network.denoise(*network.given())
+    network.denoise(network.given())
     assert all(torch.equal(one, other) for one, other in zip(said, before, strict=True))
 
 
@@ -156,7 +172,7 @@ def test_calls_of_other_shapes_are_other_recordings() -> None:
     network = Network("sd1", recorder := Recorder())
     shapes = [(4, 8), (2, 8), (4, 16)]
     for _ in range(WARM + 2):
-        assert all(network.is_right(*network.given(*shape)) for shape in shapes)
+        assert all(network.is_right(network.given(*shape)) for shape in shapes)
     assert recorder.made == len(shapes)
 
 
@@ -164,7 +180,7 @@ def test_what_is_called_seldom_is_not_recorded() -> None:
     network = Network("sd1", recorder := Recorder())
     for side in range(8, 12):
         for _ in range(WARM - 1):
-            network.is_right(*network.given(side=side))
+            network.is_right(network.given(side=side))
     assert recorder.made == 0
 
 
@@ -173,22 +189,22 @@ def test_of_many_recordings_the_longest_unused_goes() -> None:
     shapes = [(rows, side) for rows in range(1, 5) for side in range(4, 4 + MOST // 4)]
     for shape in [*shapes, (1, 64)]:
         for _ in range(WARM):
-            network.is_right(*network.given(*shape))
-    assert network.recordings.bytes == MOST
-    assert network.is_right(*network.given(*shapes[1]))
+            network.is_right(network.given(*shape))
+    assert network.recordings.recorded == MOST
+    assert network.is_right(network.given(*shapes[1]))
     assert recorder.made == MOST + 1
-    assert network.is_right(*network.given(*shapes[0])), "which has gone"
+    assert network.is_right(network.given(*shapes[0])), "which has gone"
     assert len(network.rows) == (WARM + 1) * (MOST + 1) + 1
 
 
 def test_weights_that_have_moved_are_read_where_they_are() -> None:
     network = Network("sd1", recorder := Recorder())
     for _ in range(WARM + 1):
-        network.is_right(*network.given())
+        network.is_right(network.given())
     for parameter in network.unet.parameters():
         parameter.data = parameter.data * 1.1
     for _ in range(WARM + 1):
-        assert network.is_right(*network.given())
+        assert network.is_right(network.given())
     assert recorder.made == 2
 
 
@@ -197,7 +213,7 @@ def test_weights_that_have_moved_are_read_where_they_are() -> None:
 
 def test_without_room_nothing_is_recorded() -> None:
     network = Network("sd1", recorder := Recorder(), room=False)
-    assert all(network.is_right(*network.given()) for _ in range(WARM + 3))
+    assert all(network.is_right(network.given()) for _ in range(WARM + 3))
     assert recorder.made == 0
 
 
@@ -208,25 +224,45 @@ def failing(message: str) -> Callable[[], None]:
     return spoil
 
 
-@pytest.mark.parametrize(
-    ("message", "said"),
-    [
-        ("operation not permitted when stream is capturing", "not permitted"),
-        ("CUDA out of memory. Tried to allocate 2 GiB", "memory ran out"),
-    ],
-)
-def test_after_a_recording_that_failed_calls_are_made_as_ever(
-    message: str, said: str, caplog: pytest.LogCaptureFixture
+def test_what_there_was_no_room_for_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "RETRY", 6)
+    network = Network("sd1", recorder := Recorder(), room=False)
+    for _ in range(5):
+        network.is_right(network.given())
+    network.denoise = replace(network.denoise, has_room=lambda rows: True)
+    assert all(network.is_right(network.given()) for _ in range(3))
+    assert recorder.made == 1
+    assert len(network.rows) == 6 + 1
+
+
+def test_after_a_recording_that_failed_there_are_no_new_ones(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     network = Network("sd1", recorder := Recorder())
     for _ in range(WARM + 1):
-        network.is_right(*network.given(2))
-    recorder.spoil = failing(message)
+        network.is_right(network.given(2))
+    recorder.spoil = failing("operation not permitted when stream is capturing")
     for _ in range(WARM + 3):
-        assert network.is_right(*network.given())
-        assert network.is_right(*network.given(2))
+        assert network.is_right(network.given())
+        assert network.is_right(network.given(3))
     assert recorder.made == 2
-    assert said in caplog.text
+    assert "not permitted" in caplog.text
+    network.rows.clear()
+    assert network.is_right(network.given(2))
+    assert network.rows == [], "what was recorded before is played"
+
+
+def test_what_memory_ran_out_for_is_not_recorded_but_others_are() -> None:
+    network = Network("sd1", recorder := Recorder())
+    recorder.spoil = failing("CUDA out of memory. Tried to allocate 2 GiB")
+    for _ in range(WARM + 1):
+        assert network.is_right(network.given())
+    recorder.spoil = lambda: None
+    for _ in range(WARM + 1):
+        assert network.is_right(network.given())
+        assert network.is_right(network.given(2))
+    assert network.recordings.recorded == 1
+    assert recorder.made == 2
 
 
 def test_a_device_that_is_lost_meanwhile_is_not_passed_over() -> None:
@@ -234,7 +270,7 @@ def test_a_device_that_is_lost_meanwhile_is_not_passed_over() -> None:
     recorder.spoil = failing("CUDA error: an illegal memory access was encountered")
     with pytest.raises(RuntimeError, match="illegal"):
         for _ in range(WARM):
-            network.is_right(*network.given())
+            network.is_right(network.given())
 
 
 def test_a_recording_that_says_something_else_is_not_used(
@@ -245,10 +281,10 @@ def test_a_recording_that_says_something_else_is_not_used(
     before = weight.data.clone()
     recorder.spoil = lambda: weight.data.mul_(1.001)
     for _ in range(WARM):
-        network.denoise(*network.given())
+        network.denoise(network.given())
     weight.data.copy_(before)
     for _ in range(WARM + 2):
-        assert network.is_right(*network.given())
+        assert network.is_right(network.given())
     assert recorder.made == 1
     assert "something else" in caplog.text
 
@@ -257,11 +293,11 @@ def test_a_recording_that_says_something_else_is_not_used(
 def test_of_what_is_no_number_nothing_is_concluded() -> None:
     network = Network("sd1", recorder := Recorder())
     for _ in range(WARM):
-        network.denoise(torch.full((4, 4, 8, 8), torch.nan), *network.given()[1:])
+        network.denoise(replace(network.given(), latents=torch.full((4, 4, 8, 8), torch.nan)))
     assert recorder.made == 1
-    assert network.recordings.bytes == 0
+    assert network.recordings.recorded == 0
     for _ in range(WARM + 1):
-        assert network.is_right(*network.given(2))
+        assert network.is_right(network.given(2))
     assert recorder.made == 2
 
 
@@ -362,7 +398,7 @@ def test_the_time_of_a_call_counts_from_when_it_is_played(recorded: TorchEngine)
 
 def test_recordings_go_before_a_batch_is_halved(recorded: TorchEngine, recorder: Recorder) -> None:
     draw(recorded, **FIELDS)
-    assert recorded._backends.recorded_bytes == 1
+    assert recorder.bytes == 1
     left = [True]
 
     def check(_: Any, given: tuple[torch.Tensor, ...]) -> None:
@@ -379,21 +415,57 @@ def test_recordings_go_before_a_batch_is_halved(recorded: TorchEngine, recorder:
     assert recorder.made == 2
 
 
-def test_recordings_go_when_memory_is_short_for_a_request(
-    recorded: TorchEngine, monkeypatch: pytest.MonkeyPatch
+def test_recordings_go_before_a_request_is_planned_otherwise(
+    recorded: TorchEngine, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw(recorded, **FIELDS)
-    begin, tried = recorded._fitting.begin, list[int]()
+    get, tried = recorded._cache.get, list[int]()
 
     def short(*given: Any) -> Any:
-        tried.append(recorded._backends.recorded_bytes)
+        tried.append(recorder.bytes)
         if tried[-1]:
-            raise OutOfMemory("There is not enough memory.")
-        return begin(*given)
+            raise torch.OutOfMemoryError
+        return get(*given)
 
-    monkeypatch.setattr(recorded._fitting, "begin", short)
-    recorded.admit("k", make_request())
+    monkeypatch.setattr(recorded._cache, "get", short)
+    memory = last(run(recorded, {"k": make_request()})["k"]).memory
     assert tried == [1, 0]
+    assert memory is not None and "ran out" not in memory.reason
+
+
+def test_recordings_go_before_a_picture_is_decoded_in_tiles(
+    recorded: TorchEngine, recorder: Recorder
+) -> None:
+    recorded.admit("k", make_request(**FIELDS))
+    step(recorded, WARM + 1)
+
+    def check(*_: Any) -> None:
+        if recorder.bytes:
+            raise torch.OutOfMemoryError
+
+    held(recorded).vae.decoder.register_forward_pre_hook(check)
+    events = [made(event) for _ in iter(recorded.is_busy, False) for _, event in recorded.step()]
+    memory = last(events).memory
+    assert memory is not None and memory.plan == "full"
+
+
+def test_what_recordings_take_worsens_no_plan(models: Path, recorder: Recorder) -> None:
+    engine = TorchEngine(models, device="cpu", dtype="fp32", max_memory=400 * 2**20)
+    recorder.size = 350 * 2**20
+    draw(engine, **FIELDS)
+    assert recorder.bytes == recorder.size
+    recorder.size = 1
+    memory = last(run(engine, {"k": make_request(**FIELDS, model="v2/velocity")})["k"]).memory
+    assert memory is not None and memory.plan == "full"
+    assert recorder.bytes == 1, "the large one was let go of"
+    engine.close()
+
+
+def test_a_model_that_gave_up_is_drawn_by_torch(recorded: TorchEngine, recorder: Recorder) -> None:
+    recorder.spoil = failing("capture failed")
+    for _ in range(2):
+        draw(recorded, **FIELDS)
+    assert [one.backend for one in recorded.holdings().loaded] == ["torch"]
 
 
 def test_recordings_go_with_their_model(recorded: TorchEngine) -> None:

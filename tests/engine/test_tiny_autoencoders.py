@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from runai.engine.devices import Place
 from runai.engine.engine import TorchEngine
 from runai.errors import ModelBroken, ModelError, ModelUnsupported
 from runai.schema.events import JobEvent, Preview
-from runai.schema.late import made
+from runai.schema.late import Late, made
 
 FP32 = Place(torch.device("cpu"), torch.float32)
 Named = dict[str, torch.Tensor]
@@ -349,8 +350,12 @@ def test_a_large_picture_is_decoded_in_tiles_and_almost_the_same(base: Path) -> 
 # --- previews ------------------------------------------------------------------------------
 
 
+def events_of(events: list[JobEvent]) -> list[Preview]:
+    return [event for event in events if isinstance(event, Preview)]
+
+
 def previews(events: list[JobEvent]) -> list[Pixels]:
-    pngs = [event.png for event in events if isinstance(event, Preview)]
+    pngs = [event.png for event in events_of(events)]
     return [np.asarray(Image.open(io.BytesIO(png))).astype(int) for png in pngs]
 
 
@@ -372,45 +377,94 @@ def test_previews_are_whole_pictures_where_one_is_there(drawer: TorchEngine) -> 
     assert (pixels(last(events)) == draw(drawer, **with_none)).all(), "the picture stays exact"
 
 
-def test_previews_are_coarse_until_there_is_time_and_none_between_two(
-    drawer: TorchEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def sizes(events: Iterable[JobEvent | Late]) -> list[int]:
+    return [preview.shape[0] for preview in previews([made(event) for event in events])]
+
+
+class Clock:
+    """By which a fine preview takes 100 s, and all else next to nothing unless the test says so."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+    def perf_counter(self) -> float:
+        self._ticks = getattr(self, "_ticks", 0.0) + 100.0
+        return self._ticks
+
+
+@pytest.fixture
+def clock(drawer: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    """As if all time could go into previews, and what one takes was known."""
+    clock = Clock()
+    monkeypatch.setattr(pictures, "time", clock)
+    monkeypatch.setattr(pictures, "FINE_SHARE", 1.0)
     drawer._pictures._fine_s.clear()
-    sizes = [p.shape[0] for p in previews(run(drawer, {"k": make_request(**LONG)})["k"])]
-    monkeypatch.setattr(pictures, "FINE_SHARE", 0.0)
-    assert sizes[0] == 64, "what the first one of all takes is not known before"
+    for _ in range(2):
+        clock.ahead += 1000
+        run(drawer, {"k": make_request(**LONG)})
+    clock.ahead = 0
+    assert [round(price * 4 * 8 * 8) for price in drawer._pictures._fine_s.values()] == [100]
+    yield clock
+    drawer._pictures._fine_s.clear()
+
+
+def test_previews_are_coarse_until_there_is_time_and_none_between_two(
+    drawer: TorchEngine, clock: Clock
+) -> None:
     drawer.admit("k", make_request(**{**LONG, "num_inference_steps": 25}))
-    shown = []
+    shown: list[int] = []
     while drawer.is_busy():
-        shown += [p.shape[0] for p in previews([made(event) for _, event in drawer.step()])]
-        # as if so much time had gone by that one is paid for, and not a second
-        share = 1e9 if len(shown) == 2 else 0.0
-        monkeypatch.setattr(pictures, "FINE_SHARE", share)
+        if len(shown) == 2:
+            clock.ahead = 150  # one is paid for
+        shown += sizes(event for _, event in drawer.step())
     assert shown == [8, 8, 64]
 
 
-def test_who_shares_the_time_with_others_has_as_many_fewer(
-    drawer: TorchEngine, monkeypatch: pytest.MonkeyPatch
+def test_who_shares_the_time_with_others_has_as_much_less(
+    drawer: TorchEngine, clock: Clock
 ) -> None:
-    run(drawer, {"k": make_request(**LONG)})
-    [tiny_one] = drawer._pictures._fine_s
-    drawer._pictures._fine_s[tiny_one] = 1.0 / (4 * 8 * 8)  # a second each
-    monkeypatch.setattr(pictures, "FINE_SHARE", 1.0)
-    sizes = {}
-    for crowd in (1, 2):
-        keys = [str(number) for number in range(crowd)]
-        for key in keys:
-            drawer.admit(key, make_request(**LONG))
-            drawer._drawings[key].started -= 1.5
-        while not sizes.get(crowd):
-            sizes[crowd] = [
-                p.shape[0] for p in previews([made(event) for _, event in drawer.step()])
-            ]
-        for key in keys:
-            drawer.drop(key)
-        drawer._pictures._fine_s[tiny_one] = 1.0 / (4 * 8 * 8)
-    assert sizes[1] == [64]
-    assert set(sizes[2]) == {8}
+    clock.ahead = 150
+    for crowd, expected in ((1, [64]), (2, [8, 8])):
+        for number in range(crowd):
+            drawer.admit(str(number), make_request(**LONG))
+        shown: list[int] = []
+        while not shown:
+            shown = sizes(event for _, event in drawer.step())
+        assert shown == expected
+        for number in range(crowd):
+            drawer.drop(str(number))
+
+
+def test_all_pictures_of_a_request_have_their_turn(drawer: TorchEngine, clock: Clock) -> None:
+    drawer.admit("k", make_request(**LONG, num_images=2))
+    clock.ahead = 150
+    shown: list[tuple[int, int]] = []
+    while drawer.is_busy():
+        events = [made(event) for _, event in drawer.step()]
+        shown += [(p.index, s) for p, s in zip(events_of(events), sizes(events), strict=True)]
+        if len(shown) == 2:
+            clock.ahead = 250
+    assert shown == [(0, 64), (1, 8), (1, 64)]
+
+
+def test_a_price_that_was_too_high_is_forgotten_by_and_by(
+    drawer: TorchEngine, clock: Clock
+) -> None:
+    clock.ahead = 50
+    for _ in range(10):
+        if 64 in sizes(run(drawer, {"k": make_request(**LONG)})["k"]):
+            return
+    raise AssertionError("there was no fine one any more")
+
+
+def test_the_first_one_of_all_tells_nothing_of_the_next(drawer: TorchEngine) -> None:
+    drawer._pictures._fine_s.clear()
+    for known in (False, True):
+        assert sizes(run(drawer, {"k": make_request(**LONG)})["k"])[0] == 64
+        assert any(drawer._pictures._fine_s.values()) == known
 
 
 @pytest.mark.usefixtures("_time_for_all")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,21 @@ class Program:
         """Why it cannot run here; empty where it can."""
         if self.linux and sys.platform != "linux":
             return "needs Linux"
-        if self.gpu and shutil.which("nvidia-smi") is None:
-            return "needs a GPU of NVIDIA's"
+        if self.gpu and not _has_gpu():
+            return "needs a GPU of NVIDIA's, and a torch for it"
         free = psutil.virtual_memory().available
         if free < self.memory_bytes:
             return f"needs {bytes_text(self.memory_bytes)} of memory, {bytes_text(free)} are free"
         return ""
+
+
+@cache
+def _has_gpu() -> bool:
+    """Whether torch can use one; it is asked in a process of its own."""
+    if shutil.which("nvidia-smi") is None:
+        return False
+    asked = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    return subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0  # noqa: S603
 
 
 def _full(*words: str) -> tuple[str, ...]:

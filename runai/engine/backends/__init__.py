@@ -6,10 +6,11 @@ then, by `choice.Backends`, and holds until the sample's picture is done: so a p
 backend's, from its first step to its last. Torch can everything; `graph` tells what OpenVINO can,
 and `recording` what CUDA graphs are.
 
-`graph` and `openvino_backend` import openvino and are imported where it is used, not before.
+`graph`, `layers` and `openvino_backend` import openvino and are imported where it is used, not
+before.
 """
 
-from runai.engine.backends.interface import Decoder, Denoiser, Networks
+from runai.engine.backends.interface import Asked, Decoder, Denoiser, Networks
 from runai.engine.backends.torch_backend import torch_networks
 
-__all__ = ["Decoder", "Denoiser", "Networks", "torch_networks"]
+__all__ = ["Asked", "Decoder", "Denoiser", "Networks", "torch_networks"]

@@ -5,14 +5,15 @@ and of its decoder is made in the background, where there is room, while torch d
 there it has to prove itself (`trial`), else it is let go of. Pictures that are admitted from then
 on are drawn by it. `openvino`: it is made before the first picture, and draws all it can.
 
-What it cannot do, torch does: pictures with LoRAs, decoding in tiles or by a tiny autoencoder,
-numbers that the processor does not compute in, and networks that `graph` has no word for.
+What it cannot do, torch does: pictures with LoRAs or merged tokens, decoding in tiles or by a tiny
+autoencoder, numbers that the processor does not compute in, and networks with a layer that is not
+among `layers`.
 
 On CUDA `auto` has torch's own calls of the UNet recorded and played (`recording`), where all
 weights stay on the device and no LoRAs are added.
 
 Rules: what is made goes with the network it was made of, and holds no name for it. One thread,
-but for `names`; what the background works on is a Future.
+but for `by_name` and `recorded_bytes`; what the background works on is a Future.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from runai.engine.backends.cuda_graphs import CudaGraphs
 from runai.engine.backends.interface import Networks
 from runai.engine.backends.recording import RecordedUnets, Recorder
 from runai.engine.backends.torch_backend import torch_networks
-from runai.engine.backends.trial import SAME, Trial, Verdict
+from runai.engine.backends.trial import SAME, DenoiserTrial, Trial, Verdict
 from runai.engine.devices import Place
 from runai.engine.loras import LoraSet
 from runai.engine.model import LoadedModel
@@ -90,25 +91,27 @@ class Backends:
 
     @property
     def recorded_bytes(self) -> int:
-        """What torch keeps for recordings on the device, and counts as unused."""
+        """What torch keeps for recordings on the device, and counts as unused. Any thread."""
         return self._recorded.bytes if self._recorded else 0
 
-    def networks(self, model: LoadedModel, plan: Plan, loras: LoraSet) -> Networks:
-        """What the samples of a request are drawn by."""
+    def networks(self, model: LoadedModel, plan: Plan, loras: LoraSet, reuse: int) -> Networks:
+        """What the samples of a request are drawn by. `reuse`: see `Sample`."""
         chosen = torch_networks(model)
+        if self._recorded and not plan.keeps_on_device:
+            self._recorded.forget(model.unet)  # whose weights will not be where they were
         if loras:
             return chosen
         # a small UNet's pictures are done before it would be compiled
         if self._used and (self._at_once or not model.is_small):
             chosen = self._by_openvino(model, plan, chosen)
-        elif self._recorded and plan.keeps_on_device:
+        elif self._recorded and plan.keeps_on_device and reuse == 1:
             denoiser = self._recorded.denoiser(chosen.denoiser, model.unet, plan.work)
             chosen = replace(chosen, denoiser=denoiser)
         self.by_name = {**self.by_name, model.name: chosen.denoiser.backend}
         return chosen
 
     def forget_recordings(self) -> bool:
-        """For want of memory; whether there were any. They are made anew where there is room."""
+        """Whether there were any. They are made anew where there is room."""
         return self._recorded.forget() if self._recorded else False
 
     def let_go(self) -> bool:
@@ -117,7 +120,7 @@ class Backends:
         for network in gone:
             del self._made[network]
         self.by_name = {}
-        return self.forget_recordings() or bool(gone)
+        return bool(gone)
 
     def join(self) -> None:
         """Wait until everything that was begun is made."""
@@ -137,11 +140,12 @@ class Backends:
         denoiser = self._chosen(
             self._made_of(model, unet, plan, lambda: graph.of_unet(unet)),
             usual.denoiser,
-            lambda compiled: openvino_backend.OpenVinoDenoiser(unet, compiled),
+            lambda parts: openvino_backend.OpenVinoDenoiser(unet, parts),
+            DenoiserTrial,
         )
         if not plan.tiled and model.tiny is None:
             made = self._made_of(model, vae.decoder, plan, lambda: graph.of_decoder(vae))
-            decoder = self._chosen(made, decoder, openvino_backend.OpenVinoDecoder)
+            decoder = self._chosen(made, decoder, openvino_backend.OpenVinoDecoder, Trial)
         return Networks(denoiser, decoder)
 
     def _made_of(
@@ -165,14 +169,14 @@ class Backends:
         """The graph is written here, since only this thread may look at the networks. It reads
         their `weights` in place, which are held until it is compiled.
         """
-        from runai.engine.backends import graph, openvino_backend
+        from runai.engine.backends import layers, openvino_backend
 
         if not openvino_backend.can_compute(self._dtype):
             return made.give_up(f"this processor does not compute in {self._dtype}")
         try:
             given = write(), self._dtype, torch.get_num_threads(), weights
             made.coming = self._background.submit(openvino_backend.compiled, *given)
-        except graph.Unknown as unknown:
+        except layers.Unknown as unknown:
             return made.give_up(f"it has {unknown}")
         except FAULTS as error:  # no thread can be had, or a network is odd
             return made.give_up(_words(error))
@@ -180,7 +184,9 @@ class Backends:
             wait([made.coming])
         return None
 
-    def _chosen(self, made: _Made | None, usual: Any, wrap: Wrap) -> Any:
+    def _chosen(
+        self, made: _Made | None, usual: Any, wrap: Wrap, trial: Callable[..., Trial]
+    ) -> Any:
         if made is None or made.coming is None or not made.coming.done():
             return usual
         if (error := made.coming.exception()) is not None:
@@ -192,7 +198,7 @@ class Backends:
         other = wrap(made.coming.result())
         if self._at_once or made.verdict.good:
             return other
-        return Trial(usual, other, SAME[self._dtype], made.verdict)
+        return trial(usual, other, SAME[self._dtype], made.verdict)
 
 
 def is_installed() -> bool:

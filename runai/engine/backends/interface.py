@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from runai.schema.events import Backend
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a UNet is called with.
+
+    `latents`: rows × channels × h × w. `timesteps`: one a row. `text`: rows × tokens × width.
+    `told`: what else this UNet reads, as keyword arguments of diffusers'.
+    """
+
+    latents: torch.Tensor
+    timesteps: torch.Tensor
+    text: torch.Tensor
+    told: Mapping[str, Any]
+
+    @property
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """All of them, in an order that is the same for all calls of a UNet."""
+        yield from (self.latents, self.timesteps, self.text)
+        yield from _tensors(self.told)
+
+    def copied(self) -> Asked:
+        parts = (self.latents.clone(), self.timesteps.clone(), self.text.clone())
+        return Asked(*parts, _copied(self.told))
 
 
 class Denoiser(Protocol):
@@ -22,18 +46,16 @@ class Denoiser(Protocol):
     @property
     def is_settled(self) -> bool: ...
 
-    def __call__(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        text: torch.Tensor,
-        told: Mapping[str, Any],
-    ) -> torch.Tensor:
-        """What the UNet says, rows × 4 × h × w in fp32.
+    def __call__(self, asked: Asked) -> torch.Tensor:
+        """What the UNet says, rows × 4 × h × w in fp32."""
+        ...
 
-        `latents`: rows × channels × h × w. `timesteps`: one a row. `text`: rows × tokens ×
-        width. `told`: what else this UNet reads, as keyword arguments of diffusers'.
-        """
+    def whole(self, asked: Asked) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, and what its deep part said (see `reuse`), a row for each."""
+        ...
+
+    def shallow(self, asked: Asked, deep: torch.Tensor) -> torch.Tensor:
+        """What the UNet says with `deep` in the place of what its deep part would say."""
         ...
 
 
@@ -54,3 +76,14 @@ class Networks:
 
     denoiser: Denoiser
     decoder: Decoder
+
+
+def _tensors(told: Mapping[str, Any]) -> Iterator[torch.Tensor]:
+    for value in told.values():
+        yield from [value] if isinstance(value, torch.Tensor) else _tensors(value)
+
+
+def _copied(told: Any) -> Any:
+    if isinstance(told, torch.Tensor):
+        return told.clone()
+    return {name: _copied(value) for name, value in told.items()}

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from runai.engine.backends.interface import Asked
 from runai.engine.backends.quietly import ov
 from runai.schema.events import Backend
 
@@ -30,50 +31,58 @@ def can_compute(dtype: torch.dtype) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class OpenVinoDenoiser:
-    """`unet`: torch's, which computes the small vector of what it is told."""
+    """`unet`: torch's, which computes the small vector of what it is told. `parts`: the whole, and
+    what is computed of it in a shallow call (see `graph.of_unet`).
+    """
 
     unet: Any
-    compiled: ov.CompiledModel
+    parts: Sequence[ov.CompiledModel]
     backend: Backend = "openvino"
     is_settled: bool = True
 
-    def __call__(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        text: torch.Tensor,
-        told: Mapping[str, Any],
-    ) -> torch.Tensor:
-        emb = _embedded(self.unet, latents.to(text.dtype), timesteps, told)
-        return _ask(self.compiled, latents, emb, text)
+    def __call__(self, asked: Asked) -> torch.Tensor:
+        return _ask(self.parts[0], *self._inputs(asked))[0]
+
+    def whole(self, asked: Asked) -> tuple[torch.Tensor, torch.Tensor]:
+        said, deep = _ask(self.parts[0], *self._inputs(asked))
+        return said, deep
+
+    def shallow(self, asked: Asked, deep: torch.Tensor) -> torch.Tensor:
+        return _ask(self.parts[1], *self._inputs(asked), deep)[0]
+
+    def _inputs(self, asked: Asked) -> tuple[torch.Tensor, ...]:
+        latents = asked.latents.to(asked.text.dtype)
+        emb = _embedded(self.unet, latents, asked.timesteps, asked.told)
+        return asked.latents, emb, asked.text
 
 
 @dataclass(frozen=True, eq=False)
 class OpenVinoDecoder:
-    compiled: ov.CompiledModel
+    parts: Sequence[ov.CompiledModel]
     backend: Backend = "openvino"
 
     def __call__(self, latents: torch.Tensor) -> torch.Tensor:
-        pixels = _ask(self.compiled, latents)
-        self.compiled.release_memory()
+        (decoder,) = self.parts
+        (pixels,) = _ask(decoder, latents)
+        decoder.release_memory()
         return pixels
 
 
 def compiled(
-    network: ov.Model, dtype: torch.dtype, threads: int, weights: Sequence[torch.Tensor] = ()
-) -> ov.CompiledModel:
-    """Takes seconds. Raises RuntimeError. `weights`: those that the graph reads in place, which it
-    does not hold itself.
+    networks: Sequence[ov.Model],
+    dtype: torch.dtype,
+    threads: int,
+    weights: Sequence[torch.Tensor] = (),
+) -> list[ov.CompiledModel]:
+    """Takes seconds. Raises RuntimeError. `weights`: those that the graphs read in place, which
+    they do not hold themselves.
     """
-    return ov.Core().compile_model(
-        network,
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-        },
-    )
+    options = {
+        "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    return [ov.Core().compile_model(network, "CPU", options) for network in networks]
 
 
 def _embedded(
@@ -91,6 +100,6 @@ def _embedded(
     return emb if added is None else emb + added
 
 
-def _ask(compiled: ov.CompiledModel, *given: torch.Tensor) -> torch.Tensor:
+def _ask(compiled: ov.CompiledModel, *given: torch.Tensor) -> list[torch.Tensor]:
     arrays = [tensor.float().contiguous().numpy() for tensor in given]
-    return torch.from_numpy(compiled(arrays, share_inputs=True)[0])
+    return [torch.from_numpy(said) for said in compiled(arrays, share_inputs=True).values()]

@@ -23,14 +23,14 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 
-from runai.engine.backends.interface import Denoiser
+from runai.engine.backends.interface import Asked, Denoiser
 from runai.engine.devices import is_out_of_memory
 from runai.engine.faults import is_device_lost
 from runai.engine.plan import Work
@@ -38,7 +38,8 @@ from runai.schema.events import Backend
 
 log = logging.getLogger(__name__)
 WARM = 2  # calls of the same shapes that are made as ever first: what is drawn once is not recorded
-MOST = 32  # recordings of a UNet; the longest unused goes
+RETRY = 256  # calls after which one that could not be recorded is tried again
+MOST = 64  # recordings of a UNet; the longest unused goes
 MOST_SHAPES = 256  # that are remembered, with and without a recording
 Call = Callable[[], torch.Tensor]
 # of all tensors that go in; how one lies in memory decides which way it is computed with
@@ -46,11 +47,14 @@ Shapes = tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype], ...]
 
 
 class Recorder(Protocol):
-    """Makes recordings, for one device. Raises RuntimeError where a call cannot be recorded."""
+    """Makes recordings, for one device. `bytes`: what all take that there are, any thread."""
 
-    def __call__(self, call: Call) -> tuple[Callable[[], None], torch.Tensor, int]:
-        """Record a call without making it: what plays it, where its answer is after it was played,
-        and how many bytes it holds.
+    bytes: int
+
+    def __call__(self, call: Call) -> tuple[Callable[[], None], torch.Tensor]:
+        """Record a call without making it: what plays it, and where its answer is afterwards.
+
+        Raises RuntimeError where it cannot be recorded.
         """
         ...
 
@@ -60,38 +64,38 @@ class Recording:
     """`given`: what it reads. `said`: what it writes. `weights`: what else it reads, and where."""
 
     play: Callable[[], None]
-    given: Mapping[str, Any]
+    given: Asked
     said: torch.Tensor
     weights: tuple[torch.Tensor, ...]
     addresses: list[int]
-    bytes: int
 
     @property
     def is_true(self) -> bool:
         """Whether the weights are where they were."""
         return [weight.data_ptr() for weight in self.weights] == self.addresses
 
-    def __call__(self, given: Mapping[str, Any]) -> torch.Tensor:
-        for there, here in zip(_leaves(self.given), _leaves(given), strict=True):
+    def __call__(self, asked: Asked) -> torch.Tensor:
+        for there, here in zip(self.given.tensors, asked.tensors, strict=True):
             there.copy_(here)
         self.play()
         return self.said.clone()
 
 
 class Recordings:
-    """Of one UNet. `bytes`: what all take, beside the weights. `settled`: whether calls like the
-    newest will go on taking as long as that did.
+    """Of one UNet. `recorder`: None when no more are made. `settled`: whether calls like the newest
+    will go on taking as long as that did.
     """
 
     def __init__(self, recorder: Recorder) -> None:
+        self.recorder: Recorder | None = recorder
         self.settled = True
-        self._recorder: Recorder | None = recorder
         self._met: OrderedDict[Shapes, int] = OrderedDict()  # calls made as ever
         self._made: OrderedDict[Shapes, Recording] = OrderedDict()
 
     @property
-    def bytes(self) -> int:
-        return sum(recording.bytes for recording in self._made.values())
+    def recorded(self) -> int:
+        """How many there are."""
+        return len(self._made)
 
     def clear(self) -> bool:
         """Let go of all; whether there was any."""
@@ -114,50 +118,58 @@ class Recordings:
 
     def is_due(self, shapes: Shapes) -> bool:
         """Whether the call that was just made as ever should be recorded."""
-        if self._recorder is None:
+        if self.recorder is None:
             self.settled = True
             return False
         count = self._met[shapes] = self._met.get(shapes, 0) + 1
         self._met.move_to_end(shapes)
         if len(self._met) > MOST_SHAPES:
             self._met.popitem(last=False)
-        self.settled = count > WARM
-        return count == WARM
+        due = count == WARM or count % RETRY == 0
+        self.settled = count > WARM and not due
+        return due
 
     def record(
         self,
+        recorder: Recorder,
         shapes: Shapes,
-        call: Callable[[Mapping[str, Any]], torch.Tensor],
-        given: Mapping[str, Any],
-        said: torch.Tensor,
+        call: Callable[[Asked], torch.Tensor],
+        asked: Asked,
         weights: tuple[torch.Tensor, ...],
+        said: torch.Tensor,
     ) -> None:
         """Record a call of which is known what it says; keep it if it says so too."""
-        if self._recorder is None:
-            return
+        own = asked.copied()
         try:
-            own = _copied(given)
-            play, there, size = self._recorder(lambda: call(own))
-            made = Recording(play, own, there, weights, [w.data_ptr() for w in weights], size)
-            good = torch.equal(made(given), said)
+            play, there = recorder(lambda: call(own))
+            made = Recording(play, own, there, weights, [w.data_ptr() for w in weights])
+            same = torch.equal(made(asked), said)
         except RuntimeError as error:
             if is_device_lost(error):
                 raise
-            # a GPU that was left in the middle of a recording is not asked for another one
-            self._give_up("memory ran out" if is_out_of_memory(error) else _first_line(error))
+            self._could_not(error)
             return
-        if not good:
-            if bool(torch.isfinite(said).all()):
-                self._give_up("what was recorded says something else")
-            return
+        if same:
+            self._keep(shapes, made)
+        elif bool(torch.isfinite(said).all()):
+            self.clear()
+            self._give_up("what was recorded says something else")
+
+    def _keep(self, shapes: Shapes, made: Recording) -> None:
         self._made[shapes] = made
         if len(self._made) > MOST:
-            self._made.popitem(last=False)
-        log.info("Calls of %s rows are recorded: %d bytes more", shapes[0][0], size)
+            gone, _ = self._made.popitem(last=False)
+            self._met.pop(gone, None)
+        log.info("UNet calls of %s are recorded", shapes[0][0])
+
+    def _could_not(self, error: RuntimeError) -> None:
+        if is_out_of_memory(error):
+            log.info("A UNet call was not recorded: there is no memory for it")
+        else:  # a GPU that was left in the middle of a recording is not asked for another one
+            self._give_up((str(error).splitlines() or [type(error).__name__])[0])
 
     def _give_up(self, reason: str) -> None:
-        self.clear()
-        self._recorder = None
+        self.recorder = None
         log.warning("UNet calls are not recorded any more: %s", reason)
 
 
@@ -175,31 +187,26 @@ class RecordedDenoiser:
 
     @property
     def is_settled(self) -> bool:
-        return self.recordings.settled
+        return self._is_moved_about or self.recordings.settled
 
-    def __call__(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        text: torch.Tensor,
-        told: Mapping[str, Any],
-    ) -> torch.Tensor:
-        given = {"latents": latents, "timesteps": timesteps, "text": text, "told": told}
-        shapes = tuple((tuple(t.shape), t.stride(), t.dtype) for t in _leaves(given))
+    def __call__(self, asked: Asked) -> torch.Tensor:
         if self._is_moved_about:
-            self.recordings.clear()
-        elif recording := self.recordings.find(shapes):
-            return recording(given)
-        said = self.usual(latents, timesteps, text, told)
-        if self._may_record(shapes, len(latents)):
+            return self.usual(asked)
+        shapes = tuple((tuple(t.shape), t.stride(), t.dtype) for t in asked.tensors)
+        if recording := self.recordings.find(shapes):
+            return recording(asked)
+        said, recorder = self.usual(asked), self.recordings.recorder
+        due = self.recordings.is_due(shapes)
+        if due and recorder is not None and self.has_room(len(asked.latents)):
             weights = (*self.unet.parameters(), *self.unet.buffers())
-            self.recordings.record(shapes, lambda own: self.usual(**own), given, said, weights)
+            self.recordings.record(recorder, shapes, self.usual, asked, weights, said)
         return said
 
-    def _may_record(self, shapes: Shapes, rows: int) -> bool:
-        if self._is_moved_about or not self.recordings.is_due(shapes):
-            return False
-        return self.has_room(rows)
+    def whole(self, asked: Asked) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.usual.whole(asked)
+
+    def shallow(self, asked: Asked, deep: torch.Tensor) -> torch.Tensor:
+        return self.usual.shallow(asked, deep)
 
     @property
     def _is_moved_about(self) -> bool:
@@ -217,36 +224,24 @@ class RecordedUnets:
 
     @property
     def bytes(self) -> int:
-        return sum(recordings.bytes for recordings in self._of.values())
+        """What they take on the device. Any thread."""
+        return self._recorder.bytes
 
     def denoiser(self, usual: Denoiser, unet: Any, work: Work) -> Denoiser:
-        """For a request that takes `work`."""
+        """For a request that takes `work`. Room is left to decode its pictures."""
 
         def has_room(rows: int) -> bool:
-            return self._spare_bytes() >= replace(work, rows=rows).unet_bytes
+            needed = replace(work, rows=rows).unet_bytes + work.decode_bytes(tiled=False)
+            return self._spare_bytes() >= needed
 
         recordings = self._of.setdefault(unet, Recordings(self._recorder))
+        if recordings.recorder is None:
+            return usual
         return RecordedDenoiser(usual, unet, recordings, has_room)
 
-    def forget(self) -> bool:
-        """Let go of all; whether there were any."""
-        return bool(sum(recordings.clear() for recordings in self._of.values()))
-
-
-def _leaves(given: Any) -> Iterator[torch.Tensor]:
-    """All tensors of what a call is given, in the order in which they stand there."""
-    if isinstance(given, torch.Tensor):
-        yield given
-        return
-    for value in given.values():
-        yield from _leaves(value)
-
-
-def _copied(given: Any) -> Any:
-    if isinstance(given, torch.Tensor):
-        return given.clone()
-    return {name: _copied(value) for name, value in given.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    def forget(self, unet: Any = None) -> bool:
+        """Let go of all, or of one UNet's; whether there were any. They are made anew where there
+        is room.
+        """
+        chosen = list(self._of) if unet is None else [unet]
+        return bool(sum(self._of[one].clear() for one in chosen if one in self._of))

@@ -6,13 +6,12 @@ every call, and nothing is kept of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from runai.engine.backends.interface import Networks
+from runai.engine import reuse
+from runai.engine.backends.interface import Asked, Networks
 from runai.engine.model import LoadedModel
 from runai.schema.events import Backend
 
@@ -27,21 +26,24 @@ class TorchDenoiser:
     backend: Backend = "torch"
     is_settled: bool = True
 
-    def __call__(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        text: torch.Tensor,
-        told: Mapping[str, Any],
-    ) -> torch.Tensor:
+    def __call__(self, asked: Asked) -> torch.Tensor:
         said: torch.Tensor = self.model.unet(
-            latents.to(self.model.dtype),
-            timesteps.to(self.model.device),
-            encoder_hidden_states=text,
-            **told,
+            asked.latents.to(self.model.dtype),
+            asked.timesteps.to(self.model.device),
+            encoder_hidden_states=asked.text,
+            **asked.told,
             return_dict=False,
         )[0]
         return said.float()
+
+    def whole(self, asked: Asked) -> tuple[torch.Tensor, torch.Tensor]:
+        with reuse.captured(self.model.unet) as deep:
+            said = self(asked)
+        return said, deep[0]
+
+    def shallow(self, asked: Asked, deep: torch.Tensor) -> torch.Tensor:
+        with reuse.reused(self.model.unet, deep):
+            return self(asked)
 
 
 @dataclass(frozen=True, eq=False)

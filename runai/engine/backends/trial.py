@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from runai.engine.backends.interface import Asked
 from runai.schema.events import Backend
 
 log = logging.getLogger(__name__)
@@ -38,16 +39,16 @@ class Trial:
     backend: Backend = "torch"
     is_settled = True
 
-    def __init__(self, usual: Network, other: Network, same: float, verdict: Verdict) -> None:
-        self._usual = usual
+    def __init__(self, usual: Any, other: Network, same: float, verdict: Verdict) -> None:
+        self.usual = usual
         self._other = other
         self._same = same
         self._verdict = verdict
 
     def __call__(self, *given: Any) -> torch.Tensor:
         if self._verdict.good is not None:
-            return self._usual(*given)
-        usual_s, said = _timed(self._usual, given)
+            return self.usual(*given)
+        usual_s, said = _timed(self.usual, given)
         try:
             _, others = _timed(self._other, given)  # prepares itself for this size
             other_s, _ = _timed(self._other, given)
@@ -62,6 +63,16 @@ class Trial:
     def _decide(self, good: bool, reason: str) -> None:
         self._verdict.good, self._verdict.reason = good, reason
         log.info("OpenVINO was tried, and %s: %s", "is kept" if good else "goes", reason)
+
+
+class DenoiserTrial(Trial):
+    """Of a UNet: tried are calls of which nothing is reused."""
+
+    def whole(self, asked: Asked) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.usual.whole(asked)
+
+    def shallow(self, asked: Asked, deep: torch.Tensor) -> torch.Tensor:
+        return self.usual.shallow(asked, deep)
 
 
 def _timed(network: Network, given: tuple[Any, ...]) -> tuple[float, torch.Tensor]:

@@ -183,8 +183,9 @@ class TorchEngine:
         first = drawing.samples[0]
         networks = first.networks
         if not first.token_merging:  # or it is torch's: nobody else can merge
-            given = drawing.model, drawing.plan, first.loras, first.reuse
-            networks = self._backends.networks(*given)
+            networks = self._backends.networks(
+                drawing.model, drawing.plan, first.loras, first.reuse
+            )
         turn = self._newest_turn(owner)
         for sample in drawing.samples:
             sample.owner, sample.last_turn, sample.networks = owner, turn, networks

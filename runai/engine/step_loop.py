@@ -10,7 +10,8 @@ has little.
 
 Nothing here reads a number off the device: that would have the host wait until it has caught up.
 (Some of diffusers' schedulers do, which look a timestep up in a table: DDIM, DDPM, PNDM, LCM and
-TCD at every step, all others at their first if they were not told where to begin.)
+TCD at every step, all others at their first if they were not told where to begin; and those that
+add noise at each step wait for theirs to be copied, which is drawn on the CPU.)
 
 How many rows of the call a sample takes depends on its guidance (`guidance`): one to three.
 """

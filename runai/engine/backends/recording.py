@@ -9,12 +9,12 @@ in memory are read and written, and what Python decided on the way is decided fo
   it writes;
 - calls of other shapes (rows, latents' size, tokens; and strides) are recordings of their own;
 - weights have to be where they were. Where a memory plan moves them, or LoRAs are added, or a
-  part of the network is left out, nothing is recorded: see `choice`, and `_may_record`.
+  part of the network is left out, nothing is recorded (`choice`).
 
 Nobody waits for a recording: a call is made as ever the first times that its shapes come, and then
-recorded beside the answer that was made as ever, which takes about as long as a call. A recording
-has to say the same as it was told to record, bit for bit, or it is not used: so a picture does not
-depend on when its calls were recorded.
+recorded beside the answer, which takes about as long as a call. A recording has to say the same as
+the call that it was made of, bit for bit, or it is not used: so a picture does not depend on when its
+calls were recorded.
 
 What makes recordings is a `Recorder`; here nothing knows of CUDA. One thread.
 """

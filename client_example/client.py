@@ -107,4 +107,6 @@ def main(
 
 
 if __name__ == "__main__":
+    if not 2 <= len(sys.argv) <= 6 or sys.argv[1] in ("-h", "--help"):
+        sys.exit("Usage: client.py PROMPT [FILE [HOST [PORT [CERTIFICATE]]]]")
     sys.exit(main(*sys.argv[1:]))

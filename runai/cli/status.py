@@ -50,7 +50,8 @@ def _lines(status: Status) -> Iterator[str]:
     yield f"up       {status.uptime_s:.0f} s"
     if status.memory is not None:
         yield f"plan     {status.memory.plan}: {status.memory.reason}"
-    yield from _memory(status.holdings)
+    if status.state != "starting":  # or nothing is known yet
+        yield from _memory(status.holdings)
     yield from _counted(status.counters)
     yield from _timed(status.timings)
     if status.call_times:
@@ -64,9 +65,10 @@ def _memory(holdings: Holdings) -> Iterator[str]:
     yield f"memory   {loaded} loaded, {free} free{most}"
     for held in holdings.loaded:
         use = "in use" if held.in_use else f"idle for {held.idle_s:.0f} s"
-        plan = f", {held.plan}" if held.plan else ""
+        plan = f", {held.plan}, by {held.backend}" if held.plan else ""
         yield f"         {bytes_text(held.bytes):>8}  {held.kind} {held.name}{plan}, {use}"
     for size, what in (
+        (holdings.backend_bytes, "for OpenVINO or CUDA graphs"),
         (holdings.lora_bytes, "LoRAs"),
         (holdings.filter_bytes, "NSFW filter"),
         (holdings.prompt_cache_bytes, "encoded prompts"),

@@ -79,7 +79,9 @@ class Settings:
     )
     keep_alive: bool = _row(False, SWITCH, "go on when the last client has left")
     idle_exit_s: float = _row(
-        0.0, SECONDS, "end when no client was there so long, and not before; 0: see --keep-alive"
+        0.0,
+        SECONDS,
+        "end when no client was there so long, and not before; 0 leaves it to --keep-alive",
     )
     max_message_bytes: int = _row(64 * MIB, whole(1024, word="BYTES"), "largest message read")
     max_json_depth: int = _row(32, whole(8, 256), "how deeply a message may be nested")

@@ -78,7 +78,7 @@ class Gate:
         needs = [
             what for what, needed in (("TLS", self.has_tls), ("a token", self.asks_token)) if needed
         ]
-        return f"with {' and '.join(needs)}" if needs else "open to whoever reaches it"
+        return f"with {' and '.join(needs)}" if needs else "for all who reach it, without a token"
 
     def secured(self, sock: socket.socket, timeout_s: float) -> Stream:
         """The connection as a stream, after the TLS handshake where there is one to make.

@@ -33,6 +33,15 @@ def test_it_saves_the_picture(
         picture.load()
 
 
+@pytest.mark.parametrize("words", [[], ["--help"], list("abcdef")])
+def test_wrong_words_are_answered_with_how_it_is_used(
+    start: Callable[..., Any], words: list[str]
+) -> None:
+    child = start(str(CLIENT), *words)
+    assert child.end() == 1
+    assert child.seen == "Usage: client.py PROMPT [FILE [HOST [PORT [CERTIFICATE]]]]\n"
+
+
 def test_it_says_why_a_request_failed(
     running: Callable[..., Any], start: Callable[..., Any], tmp_path: Path
 ) -> None:

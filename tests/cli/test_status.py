@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from runai.cli import main
+from runai.cli import main, status
 from runai.client import Client
-from runai.schema.events import CallTime, Completed, Holdings, Loaded, Memory
+from runai.schema.events import CallTime, Completed, Holdings, Loaded, Memory, Status
 from runai.schema.requests import TextToImage
 from runai.schema.units import seconds_text
 from runai.testing.scripted import ScriptedEngine
@@ -26,13 +26,21 @@ class Holding(ScriptedEngine):
     def holdings(self) -> Holdings:
         loaded = [
             Loaded(name="VAE/soft", kind="vae", bytes=167_000_000, idle_s=12.0),
-            Loaded(name="v1/one", bytes=2_130_000_000, kind="model", plan="tiling", in_use=True),
+            Loaded(
+                name="v1/one",
+                bytes=2_130_000_000,
+                kind="model",
+                plan="tiling",
+                backend="openvino",
+                in_use=True,
+            ),
         ]
         return Holdings(
             loaded=loaded,
             loaded_bytes=2_297_000_000,
             free_bytes=5_000_000_000,
             max_bytes=8_000_000_000,
+            backend_bytes=3_400_000_000,
             lora_bytes=40_000_000,
             filter_bytes=1_216_000_000,
             prompt_cache_bytes=3_000_000,
@@ -59,12 +67,21 @@ def test_status_tells_the_plan_in_force_and_what_is_in_memory(
         "plan     tiling: needs 9.1 GB, 7.6 GB free: tiling on",
         "memory   2.3 GB loaded, 5.0 GB free, at most 8.0 GB",
         "           167 MB  vae VAE/soft, idle for 12 s",
-        "           2.1 GB  model v1/one, tiling, in use",
+        "           2.1 GB  model v1/one, tiling, by openvino, in use",
+        "           3.4 GB  for OpenVINO or CUDA graphs",
         "            40 MB  LoRAs",
         "           1.2 GB  NSFW filter",
         "             3 MB  encoded prompts",
         "calls    2 rows 250 ms, 4 rows 1.50 s",
     ]
+
+
+def test_while_the_server_starts_nothing_is_said_of_its_memory() -> None:
+    starting = Status(
+        state="starting", clients=1, queued=0, running=0, loaded_models=[], uptime_s=0
+    )
+    said = "\n".join(status._lines(starting))
+    assert "memory" not in said
 
 
 def draw(port: int) -> None:

@@ -25,7 +25,7 @@ def test_the_right_token_comes_in_and_no_other() -> None:
 
 def test_what_is_asked_for_is_told_in_words() -> None:
     assert Gate().is_open and not Gate().asks_token
-    assert Gate().describe() == "open to whoever reaches it"
+    assert Gate().describe() == "for all who reach it, without a token"
     assert not Gate(Keys(TOKEN)).is_open
     assert Gate(Keys(TOKEN)).describe() == "with a token"
 

@@ -13,8 +13,8 @@ in memory are read and written, and what Python decided on the way is decided fo
 
 Nobody waits for a recording: a call is made as ever the first times that its shapes come, and then
 recorded beside the answer, which takes about as long as a call. A recording has to say the same as
-the call that it was made of, bit for bit, or it is not used: so a picture does not depend on when its
-calls were recorded.
+the call that it was made of, bit for bit, or it is not used: so a picture does not depend on when
+its calls were recorded.
 
 What makes recordings is a `Recorder`; here nothing knows of CUDA. One thread.
 """

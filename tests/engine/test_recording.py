@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -495,23 +496,113 @@ def test_torch_that_is_asked_for_is_not_recorded(models: Path, recorder: Recorde
 # --- CUDA --------------------------------------------------------------------------------
 
 
-def test_cuda_is_not_asked_for_anything_before_the_first_recording() -> None:
-    CudaGraphs(torch.device("cuda"))
+class Cuda:
+    """What torch.cuda is to `CudaGraphs`, as far as it can be without a GPU. `log`: what was asked
+    of it. `in_force`: streams.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.log: list[Any] = []
+        self.in_force: list[str] = []
+        self.pools = self.reserved = 0
+        self.fails: Exception | None = None
+
+        class Graph:
+            def replay(self) -> None: ...
+
+        there = {
+            "CUDAGraph": Graph,
+            "graph_pool_handle": self._pool,
+            "Stream": lambda device: f"the side stream of {device}",
+            "current_stream": lambda device: f"the stream of {device}",
+            "stream": self._in_force,
+            "graph": self._capturing,
+            "memory_reserved": lambda device: self.reserved,
+        }
+        for name, stands_in in there.items():
+            monkeypatch.setattr(torch.cuda, name, stands_in)
+
+    def _pool(self) -> int:
+        self.pools += 1
+        return self.pools
+
+    @contextmanager
+    def _in_force(self, stream: str) -> Iterator[None]:
+        before = [*self.in_force]
+        self.in_force.append(stream)
+        try:
+            yield
+        finally:
+            self.in_force = before
+
+    @contextmanager
+    def _capturing(self, graph: Any, **how: Any) -> Iterator[None]:
+        self.log.append(how)
+        assert self.in_force == [f"the stream of {how['stream'].split()[-1]}"]
+        self.in_force.append(how["stream"])  # and there it stays where it fails
+        yield
+        if self.fails is not None:
+            raise self.fails
+        self.in_force.pop()
 
 
-def test_after_a_cuda_graph_that_failed_no_other_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[int] = []
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    return Cuda(monkeypatch)
 
-    def fail() -> None:
-        tried.append(1)
-        raise RuntimeError("capture failed")
 
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", fail)
+def growing(cuda: Cuda) -> torch.Tensor:
+    """A call for which memory is reserved."""
+    cuda.reserved += 7
+    return torch.ones(1)
+
+
+def test_cuda_is_not_asked_for_anything_before_the_first_recording(cuda: Cuda) -> None:
+    assert CudaGraphs(torch.device("cuda")).bytes == 0
+    assert (cuda.pools, cuda.log) == (0, [])
+
+
+def test_a_cuda_graph_is_captured_on_a_stream_of_its_own(cuda: Cuda) -> None:
+    record = CudaGraphs(torch.device("cuda:1"))
+    play, said = record(lambda: growing(cuda))
+    assert torch.equal(said, torch.ones(1))
+    assert play() is None
+    side = "the side stream of cuda:1"
+    how = {"pool": 1, "stream": side, "capture_error_mode": "thread_local"}
+    assert cuda.log == [how]
+    assert record.bytes == 7
+
+
+def test_cuda_graphs_share_a_pool_while_there_are_any(cuda: Cuda) -> None:
     record = CudaGraphs(torch.device("cuda"))
-    for message in ("capture failed", "has failed before"):
-        with pytest.raises(RuntimeError, match=message):
-            record(lambda: torch.ones(1))
-    assert len(tried) == 1
+    made = [record(lambda: growing(cuda)) for _ in range(3)]
+    assert [how["pool"] for how in cuda.log] == [1, 1, 1]
+    del made[0]
+    assert record.bytes == 21, "the memory is the pool's, which is still there"
+    made.clear()
+    assert record.bytes == 0
+    record(lambda: growing(cuda))
+    assert cuda.log[-1]["pool"] == 2
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("capture failed"), AttributeError("capture")])
+def test_after_a_cuda_graph_that_failed_no_other_is_tried(cuda: Cuda, fault: Exception) -> None:
+    record, cuda.fails = CudaGraphs(torch.device("cuda")), fault
+    with pytest.raises(type(fault), match="capture"):
+        record(lambda: growing(cuda))
+    assert cuda.in_force == [], "the side stream is left in force by nothing"
+    cuda.log.clear()
+    with pytest.raises(RuntimeError, match="has failed before"):
+        record(lambda: growing(cuda))
+    assert cuda.log == []
+
+
+def test_after_one_that_memory_ran_out_for_others_are_tried(cuda: Cuda) -> None:
+    record, cuda.fails = CudaGraphs(torch.device("cuda")), torch.OutOfMemoryError()
+    with pytest.raises(torch.OutOfMemoryError):
+        record(lambda: growing(cuda))
+    cuda.fails = None
+    record(lambda: growing(cuda))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: no CUDA graph is made here")

@@ -37,11 +37,14 @@ class CudaGraphs:
     def __call__(self, call: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
         if self._failed:
             raise RuntimeError("a recording has failed before")
+        self._failed = True
         try:
-            return self._recorded(call)
+            recorded = self._recorded(call)
         except RuntimeError as error:
             self._failed = not is_out_of_memory(error)  # after which torch cleans up
             raise
+        self._failed = False
+        return recorded
 
     def _recorded(
         self, call: Callable[[], torch.Tensor]

@@ -41,6 +41,8 @@ WARM = 2  # calls of the same shapes that are made as ever first: what is drawn 
 RETRY = 256  # calls after which one that could not be recorded is tried again
 MOST = 64  # recordings of a UNet; the longest unused goes
 MOST_SHAPES = 256  # that are remembered, with and without a recording
+# what a recorder may raise; whatever it is, there is the answer as ever
+FAULTS = (RuntimeError, AssertionError, AttributeError, TypeError, ValueError)
 Call = Callable[[], torch.Tensor]
 # of all tensors that go in; how one lies in memory decides which way it is computed with
 Shapes = tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype], ...]
@@ -54,7 +56,7 @@ class Recorder(Protocol):
     def __call__(self, call: Call) -> tuple[Callable[[], None], torch.Tensor]:
         """Record a call without making it: what plays it, and where its answer is afterwards.
 
-        Raises RuntimeError where it cannot be recorded.
+        Raises one of `FAULTS` where it cannot be recorded.
         """
         ...
 
@@ -144,7 +146,7 @@ class Recordings:
             play, there = recorder(lambda: call(own))
             made = Recording(play, own, there, weights, [w.data_ptr() for w in weights])
             same = torch.equal(made(asked), said)
-        except RuntimeError as error:
+        except FAULTS as error:
             if is_device_lost(error):
                 raise
             self._could_not(error)
@@ -162,7 +164,7 @@ class Recordings:
             self._met.pop(gone, None)
         log.info("UNet calls of %s are recorded", shapes[0][0])
 
-    def _could_not(self, error: RuntimeError) -> None:
+    def _could_not(self, error: Exception) -> None:
         if is_out_of_memory(error):
             log.info("A UNet call was not recorded: there is no memory for it")
         else:  # a GPU that was left in the middle of a recording is not asked for another one

@@ -32,9 +32,7 @@ from runai.errors import DeviceLost, ModelError, OutOfMemory, RunAIError
 from runai.schema.events import Preview
 
 FINE_SHARE = 0.01  # of the time, at most, that goes into previews by tiny autoencoders
-FORGOTTEN = (
-    0.9  # what is left of their known price where it was too high: it may have been a hiccup's
-)
+FORGOTTEN = 0.9  # what is left of their price where it was too high: it may have been a hiccup's
 
 
 class Pictures:
@@ -115,7 +113,8 @@ class Pictures:
         self, drawing: Drawing, index: int, tiny: Any, estimate: torch.Tensor, crowd: int
     ) -> bool:
         """Whether there is time for a fine one; of several pictures for those that had fewest."""
-        if drawing.fine[index] > min(drawing.fine[i] for i in range(len(drawing.samples))):
+        others = (drawing.fine[i] for i, other in enumerate(drawing.samples) if not other.done)
+        if drawing.fine[index] > min(others):
             return False
         price_s = self._fine_s.get(tiny, 0.0) * estimate.numel()
         given_s = FINE_SHARE * (time.monotonic() - drawing.started) / crowd

@@ -96,7 +96,7 @@ class Both:
         return waits[-1]
 
     def latency(self, way: str, clients: int) -> float:
-        return statistics.mean(self.waits[way, clients])
+        return statistics.mean(self.waits[way, clients][clients:])  # without the first round's
 
 
 def measure(args: argparse.Namespace, both: Both) -> tuple[plots.Lines, plots.Lines]:

@@ -1,12 +1,12 @@
 """Throughput and latency against the number of clients that ask at once.
 
-    python benchmarks/clients.py [--full] [--size 128] [--steps 20] [--least 1] [--most 8]
-        [--compiled] [--rounds 3]
+    python benchmarks/clients.py [--full] [--size 128] [--steps 20] [--most 8] [--compiled]
+        [--rounds 3]
 
---least to --most clients ask for a picture each, at the same time, over a real server. Against the
-same pictures one after another by diffusers' own pipeline with the same weights in the same
-process, which is what a server without batches does at best; --compiled: with its UNet compiled by
-torch. Taking turns; the medians are drawn.
+One to --most clients ask for a picture each, at the same time, over a real server. Against the same
+pictures one after another by diffusers' own pipeline with the same weights in the same process,
+which is what a server without batches does at best; --compiled: with its UNet compiled by torch.
+Taking turns; the medians are drawn.
 Throughput: pictures a second until the last is there. Latency: what a client waits, the mean.
 """
 
@@ -104,7 +104,7 @@ def measure(args: argparse.Namespace, both: Both) -> tuple[plots.Lines, plots.Li
     ours = f"runai, {args.size}²"
     rate: dict[str, list[plots.Point]] = {ours: [], theirs: []}
     wait: dict[str, list[plots.Point]] = {ours: [], theirs: []}
-    for clients in (n for n in (1, 2, 4, 8, 16, 32) if args.least <= n <= args.most):
+    for clients in (n for n in (1, 2, 4, 8, 16, 32) if n <= args.most):
         found = compare(
             f"{clients} at once, against {theirs} ({args.size}², {args.steps} steps)",
             partial(both.served, clients),
@@ -128,16 +128,15 @@ def main() -> None:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--least", type=int, default=1)
     parser.add_argument("--most", type=int, default=8)
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with example_engine(full=args.full) as engine, serving(engine) as port:
         ask(port, TextToImage(id="first", prompt="x", num_inference_steps=1))
-        for figure in measure(
-            args, Both(args, port, pipeline_of(held(engine), compiled=args.compiled))
-        ):
+        both = Both(args, port, pipeline_of(held(engine), compiled=args.compiled))
+        figures = measure(args, both)
+        for figure in figures if args.most > 1 else ():  # of one there is nothing to draw
             plots.show(figure)
 
 

@@ -68,7 +68,7 @@ def is_device_lost(error: BaseException) -> bool:
     if getattr(error, "error_code", None) in LOSING_CODES:
         return isinstance(error, torch.AcceleratorError)
     # of the first line: the ones below it hold advice, about device-side assertions among others
-    said = _first_line(error) if isinstance(error, RuntimeError) else ""
+    said = first_line(error) if isinstance(error, RuntimeError) else ""
     return any(words in said for words in LOSING_WORDS)
 
 
@@ -85,12 +85,12 @@ def device_may_be_lost() -> Iterator[None]:
     except RuntimeError as error:
         if is_device_lost(error):
             raise DeviceLost(
-                f"The device failed and cannot be used any more: {_first_line(error)}."
+                f"The device failed and cannot be used any more: {first_line(error)}."
             ) from error
         raise
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Of what an error says, as much as a message should hold."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
 
@@ -107,4 +107,4 @@ def device_errors() -> Iterator[None]:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             raise OutOfMemory("There is not enough memory on the device for this.") from error
-        raise EngineError(f"Drawing failed: {_first_line(error)}") from error
+        raise EngineError(f"Drawing failed: {first_line(error)}") from error

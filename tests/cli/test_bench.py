@@ -107,6 +107,31 @@ def test_all_that_fit_are_run_and_one_that_fails_is_told(home: Path, capsys: Cap
     assert "ill: fails\n  it ended with 3\n" in said
 
 
+def test_what_is_for_a_gpu_is_left_out_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    programs._has_gpu.cache_clear()
+    for_gpus = {name for name, row in PROGRAMS.items() if row.gpu}
+    assert for_gpus == {name for name in PROGRAMS if name.endswith("-gpu")} != set()
+    for name in for_gpus:
+        assert PROGRAMS[name].obstacle() == "needs a GPU of NVIDIA's, and a torch for it"
+    programs._has_gpu.cache_clear()
+
+
+@pytest.mark.parametrize(("code", "said"), [(0, ", NVIDIA H100"), (9, "")])
+def test_the_machine_is_told_with_its_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, said: str
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\necho NVIDIA H100\nexit {code}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    machine = page.machine()
+    assert machine.endswith(said)
+    assert ("NVIDIA" in machine) == bool(said)
+
+
 def test_an_unknown_name_is_refused(home: Path, capsys: Capture) -> None:
     assert main(["bench", "nothing"]) == 2
     assert "There is no benchmark 'nothing'" in capsys.readouterr().err

@@ -25,9 +25,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from runai.engine.backends import Asked, choice, recording
 from runai.engine.backends.cuda_graphs import CudaGraphs
-from runai.engine.backends.recording import MOST, WARM, RecordedDenoiser, Recordings
+from runai.engine.backends.recording import MOST, WARM, RecordedDenoiser, RecordedUnets, Recordings
 from runai.engine.devices import Place
 from runai.engine.engine import TorchEngine
+from runai.engine.plan import Work
 from runai.schema.events import Backend
 from runai.schema.late import made
 
@@ -196,6 +197,8 @@ def test_of_many_recordings_the_longest_unused_goes() -> None:
     assert recorder.made == MOST + 1
     assert network.is_right(network.given(*shapes[0])), "which has gone"
     assert len(network.rows) == (WARM + 1) * (MOST + 1) + 1
+    assert network.is_right(network.given(*shapes[0]))
+    assert recorder.made == MOST + 2, "and is recorded anew"
 
 
 def test_weights_that_have_moved_are_read_where_they_are() -> None:
@@ -216,6 +219,18 @@ def test_without_room_nothing_is_recorded() -> None:
     network = Network("sd1", recorder := Recorder(), room=False)
     assert all(network.is_right(network.given()) for _ in range(WARM + 3))
     assert recorder.made == 0
+
+
+def test_room_is_left_to_decode_what_is_drawn() -> None:
+    work = Work(width=64, height=64, rows=2, element=4, vae_element=4)
+    needed = replace(work, rows=6).unet_bytes + work.decode_bytes(tiled=False)
+    network, spare = Network("sd1", Recorder()), [needed]
+    unets = RecordedUnets(Recorder(), lambda: spare[0])
+    denoiser: Any = unets.denoiser(network, network.unet, work)
+    assert denoiser.has_room(6)
+    spare[0] -= 1
+    assert not denoiser.has_room(6)
+    assert denoiser.has_room(4)
 
 
 def failing(message: str) -> Callable[[], None]:
@@ -459,6 +474,7 @@ def test_what_recordings_take_worsens_no_plan(models: Path, recorder: Recorder) 
     memory = last(run(engine, {"k": make_request(**FIELDS, model="v2/velocity")})["k"]).memory
     assert memory is not None and memory.plan == "full"
     assert recorder.bytes == 1, "the large one was let go of"
+    assert set(engine.loaded_models()) == {"v1/plain", "v2/velocity"}, "and no model for it"
     engine.close()
 
 

@@ -74,14 +74,8 @@ def _of_shallow(unet: Any) -> ov.Model:
     inputs = _inputs(unet)
     told = Told(ops.swish(inputs[1]), inputs[2])
     deep = input_of("deep", -1, unet.config.block_out_channels[0], -1, -1)
-    x = node_of(unet.conv_in, inputs[0])
-    skipped = [x]
-    first, last = unet.down_blocks[0], unet.up_blocks[-1]
-    outer = slice(reuse.LAYERS - 1)
-    for resnet, attention in zip(first.resnets[outer], _attentions(first)[outer], strict=True):
-        x = attended(attention, _resnet(resnet, x, told), told)
-        skipped.append(x)
-    x = _joined(last, deep, told, skipped[::-1], slice(-reuse.LAYERS, None))
+    skipped = [node_of(unet.conv_in, inputs[0])]  # all that a single layer reads of the way down
+    x = _joined(unet.up_blocks[-1], deep, told, skipped, slice(-reuse.LAYERS, None))
     return ov.Model([_last(unet, x)], [*inputs, deep], "shallow unet")
 
 

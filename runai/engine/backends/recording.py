@@ -32,7 +32,7 @@ import torch
 
 from runai.engine.backends.interface import Asked, Denoiser
 from runai.engine.devices import is_out_of_memory
-from runai.engine.faults import is_device_lost
+from runai.engine.faults import first_line, is_device_lost
 from runai.engine.plan import Work
 from runai.schema.events import Backend
 
@@ -168,7 +168,7 @@ class Recordings:
         if is_out_of_memory(error):
             log.info("A UNet call was not recorded: there is no memory for it")
         else:  # a GPU that was left in the middle of a recording is not asked for another one
-            self._give_up((str(error).splitlines() or [type(error).__name__])[0])
+            self._give_up(first_line(error))
 
     def _give_up(self, reason: str) -> None:
         self.recorder = None
